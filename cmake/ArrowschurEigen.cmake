@@ -1,0 +1,26 @@
+# Target arrowschur_eigen: the headers of Eigen >= 3.4, from CMAKE_PREFIX_PATH, the system, or the cmeel-eigen wheel of the
+# Python interpreter. Used inside the core only; no public header includes it.
+include(ArrowschurPythonPackage)
+
+find_package(Eigen3 3.4 CONFIG QUIET)
+if(NOT Eigen3_FOUND)
+  arrowschur_python_package(cmeel package)
+  if(package)
+    find_package(Eigen3 3.4 CONFIG QUIET HINTS "${package}/../cmeel.prefix")
+  endif()
+endif()
+if(NOT Eigen3_FOUND)
+  message(
+    FATAL_ERROR
+    "Eigen >= 3.4 was not found. One of\n"
+    "  pip install cmeel-eigen                      (and -DPython_EXECUTABLE=<that python>)\n"
+    "  the distribution's package (libeigen3-dev, eigen3-devel)\n"
+    "  -DEigen3_ROOT=<prefix>"
+  )
+endif()
+
+add_library(arrowschur_eigen INTERFACE)
+get_target_property(eigen_include Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
+target_include_directories(arrowschur_eigen SYSTEM INTERFACE ${eigen_include})
+# The library has its own threads.
+target_compile_definitions(arrowschur_eigen INTERFACE EIGEN_DONT_PARALLELIZE)

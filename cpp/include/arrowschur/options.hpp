@@ -1,0 +1,58 @@
+// Plain option structs. The default stands beside each field; check() returns the first rule that is broken.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "arrowschur/types.hpp"
+
+namespace arrowschur {
+
+enum class Mode { automatic, direct, sqrt_ba, low_rank, inexact_pcg };
+enum class Device { automatic, off, required };
+enum class Precision { float64, mixed, float32 };
+enum class Guards { relative, absolute };
+enum class RowLift { indefinite, guard, never };
+
+const char* to_string(Mode) noexcept;
+const char* to_string(Precision) noexcept;
+
+// A field that breaks its rule: InvalidArgument{field, value, rule} at the public boundary.
+struct Complaint {
+  std::string field, value, rule;
+};
+
+struct SolveOptions {
+  Mode mode = Mode::automatic;
+  Device device = Device::automatic;
+  Precision precision = Precision::float64;
+  bool certificate = true;                        // measure the backward error of every returned step
+  std::optional<double> certificate_tolerance;    // > 0; a step that misses it is CertificateError
+  Guards guards = Guards::relative;               // threshold policy
+  RowLift row_lift = RowLift::indefinite;         // which rows may get a ridge of their own
+  bool tolerate_ill_conditioning = false;         // evidence mode: no condition guards, no lifts
+  std::optional<Index> memory_limit;              // bytes of workspace and results; >= 0
+  std::optional<int> num_threads;                 // >= 1; none: the library's setting
+};
+[[nodiscard]] std::optional<Complaint> check(const SolveOptions&);
+
+struct EscalationOptions {
+  double initial_ridge = 1e-8;  // > 0; under Guards::relative a factor of max|h_tt|
+  double ridge_growth = 10.0;   // > 1
+  int max_escalations = 22;     // >= 0
+};
+[[nodiscard]] std::optional<Complaint> check(const EscalationOptions&);
+
+// What is added to the diagonal of H:  ridge_t I + diag(damping_t) on the rows, ridge_beta I + diag(damping_beta) on
+// the border. All entries finite and >= 0. Empty spans mean zero. The spans are borrowed for the call; a factor that is
+// kept copies them.
+struct Ridges {
+  double t = 0.0;
+  double beta = 0.0;
+  std::span<const double> damping_t = {};     // [T] or empty
+  std::span<const double> damping_beta = {};  // [k] or empty
+};
+
+}  // namespace arrowschur

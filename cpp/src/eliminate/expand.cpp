@@ -1,0 +1,164 @@
+#include "eliminate/expand.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "eliminate/row_access.hpp"
+#include "linalg/kernels.hpp"
+#include "linalg/pool.hpp"
+#include "linalg/rank_update.hpp"
+
+namespace arrowschur::eliminate {
+namespace {
+
+using linalg::Buffer;
+
+constexpr Index kBlocks = 64;                   // row blocks per chunk at most
+constexpr Index kChunkBytes = Index{256} << 10;  // rows of h_tb that are read twice while they lie in L2
+
+// Largest entry, NaN if there is one: a certificate must not overlook it.
+double worse(double a, double b) { return b > a || std::isnan(b) ? b : a; }
+
+struct GroupResult {
+  double norm_rows = 0.0;
+};
+
+template <class T, class In>
+GroupResult expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g_t, const double* db, double* dt,
+                         backend::ExpandOutputs* out, double* cross, double* col_abs, double* lines) {
+  const ArrowSystem& s = *run.system;
+  const In* h_tt = static_cast<const In*>(s.h_tt());
+  const In* h_tb = static_cast<const In*>(s.h_tb());
+  const auto& data = linalg::kernels().data<In>();
+  const Index d = f.d, k = s.k();
+  const Index fit = kChunkBytes / (std::max<Index>(1, d * k) * static_cast<Index>(sizeof(In)));
+  const Index chunk = std::clamp<Index>(fit, 1, kBlocks), rows = chunk * d;
+  const bool norms = out != nullptr && out->norms;
+
+  Buffer<double> work(6 * rows);
+  double *z = work.data(), *g = z + rows, *step = g + rows, *applied = step + rows, *block_abs = applied + rows,
+         *row_abs = block_abs + rows;
+  Buffer<T> solve(rows);
+  Buffer<In> blocks(out == nullptr || run.bucket->rows.empty() ? 0 : chunk * d * d);
+  GroupResult result;
+  for (Index i0 = 0; i0 < run.count; i0 += chunk) {
+    const RowRun part{run.system, run.bucket, run.first + i0, std::min(chunk, run.count - i0)};
+    const Index live = part.rows();
+    part.stretches([&](Index i, Index count) {
+      data.rows_dot(count * d, k, h_tb + part.offset(i) * k, k, db, z + i * d, norms ? row_abs + i * d : nullptr);
+    });
+    part.gather(g_t, g);
+    if (out != nullptr && out->given) {
+      part.gather(dt, step);
+    } else {
+      for (Index j = 0; j < live; ++j) solve[j] = static_cast<T>(g[j] + z[j]);
+      solve_blocks(backend::Part::full, f, part.first, part.count, solve.data(), 1);
+      for (Index j = 0; j < live; ++j) step[j] = -static_cast<double>(solve[j]);
+      part.scatter(step, dt);
+    }
+    if (out == nullptr) continue;
+
+    data.block_matvec(d, part.count, part.blocks(h_tt, blocks.data()), f.shift.data() + part.first * d, step, applied,
+                      norms ? block_abs : nullptr);
+    for (Index j = 0; j < live; ++j) applied[j] += z[j] + g[j];
+    part.scatter(applied, out->residual_t);
+    if (norms) {
+      for (Index j = 0; j < live; ++j) {
+        block_abs[j] += row_abs[j];
+        result.norm_rows = worse(result.norm_rows, block_abs[j]);
+      }
+      if (lines != nullptr) part.scatter(block_abs, lines);
+    }
+    part.stretches([&](Index i, Index count) {
+      data.rows_axpy(count * d, k, h_tb + part.offset(i) * k, k, step + i * d, cross, norms ? col_abs : nullptr);
+    });
+  }
+  return result;
+}
+
+// out[j] = sum of the groups' partials in group order.
+void combine(Index k, Index groups, const double* partial, double* out) {
+  const Index block = 512;
+  linalg::parallel_for_if(groups * k >= linalg::kParallelWork, (k + block - 1) / block, [&](Index b) {
+    const Index begin = b * block, end = std::min(k, begin + block);
+    std::fill(out + begin, out + end, 0.0);
+    for (Index g = 0; g < groups; ++g) {
+      for (Index j = begin; j < end; ++j) out[j] += partial[g * k + j];
+    }
+  });
+}
+
+}  // namespace
+
+template <class T>
+void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* g_t, const double* db,
+            double* dt, backend::ExpandOutputs* out) {
+  const Index k = s.k();
+  const auto groups = static_cast<Index>(p.groups.size());
+  const bool norms = out != nullptr && out->norms;
+  Buffer<double> cross(out == nullptr ? 0 : groups * k), col_abs(norms ? groups * k : 0);
+  Buffer<double> norm_rows(groups);
+  const bool differs = out != nullptr && (!rows.lifted.empty() || out->above_requested != 0.0);
+  Buffer<double> lines(norms && differs ? s.total_dim() : 0);  // absolute row sums, effective
+  linalg::parallel_for_if(p.parallel, groups, [&](Index g) {
+    const Group& group = p.groups[static_cast<std::size_t>(g)];
+    const auto& f = rows.buckets[static_cast<std::size_t>(group.bucket)];
+    double* own_cross = out == nullptr ? nullptr : cross.data() + g * k;
+    double* own_abs = norms ? col_abs.data() + g * k : nullptr;
+    if (out != nullptr) std::fill(own_cross, own_cross + k, 0.0);
+    if (norms) std::fill(own_abs, own_abs + k, 0.0);
+    const RowRun run = Partition::run(s, group);
+    norm_rows[g] = (s.dtype() == DType::float64
+                        ? expand_group<T, double>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data())
+                        : expand_group<T, float>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data()))
+                       .norm_rows;
+  });
+  if (out == nullptr) return;
+  combine(k, groups, cross.data(), out->cross_t);
+  if (norms) {
+    combine(k, groups, col_abs.data(), out->col_abs);
+    out->norm_rows = 0.0;
+    for (Index g = 0; g < groups; ++g) out->norm_rows = worse(out->norm_rows, norm_rows[g]);
+    out->norm_rows_requested = out->norm_rows;
+  }
+
+  double residual = 0.0;
+  if (!differs) {
+    for (Index j = 0; j < s.total_dim(); ++j) residual = worse(residual, std::abs(out->residual_t[j]));
+    out->residual_requested = residual;
+    return;
+  }
+  // With `extra` less on its diagonal a line's residual shrinks by extra dt, its absolute sum by what the diagonal loses.
+  double norm = 0.0;
+  for (const Group& group : p.groups) {
+    const RowRun run = Partition::run(s, group);
+    const auto& f = rows.buckets[static_cast<std::size_t>(group.bucket)];
+    for (Index i = 0; i < run.count; ++i) {
+      const Index row = run.row(i), d = f.d;
+      const auto found = std::lower_bound(rows.lifted.begin(), rows.lifted.end(), row,
+                                          [](const LiftedRow& lifted, Index r) { return lifted.row < r; });
+      const bool lifted = found != rows.lifted.end() && found->row == row;
+      const double extra = out->above_requested + (lifted ? found->lift : 0.0);
+      for (Index r = 0; r < d; ++r) {
+        const Index j = s.row_offset(row) + r;
+        residual = worse(residual, std::abs(out->residual_t[j] - extra * dt[j]));
+        if (!norms) continue;
+        const double diagonal = f.shift[(run.first + i) * d + r] + with_storage(s.dtype(), s.h_tt(), [&](const auto* a) {
+                                  return static_cast<double>(a[s.block_offset(row) + r * d + r]);
+                                });
+        norm = worse(norm, lines[j] - std::abs(diagonal) + std::abs(diagonal - extra));
+      }
+    }
+  }
+  out->residual_requested = residual;
+  if (norms) out->norm_rows_requested = norm;
+}
+
+#define ARROWSCHUR_INSTANTIATE(T)                                                                                       \
+  template void expand<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, const double*,     \
+                          double*, backend::ExpandOutputs*);
+ARROWSCHUR_INSTANTIATE(double)
+ARROWSCHUR_INSTANTIATE(float)
+#undef ARROWSCHUR_INSTANTIATE
+
+}  // namespace arrowschur::eliminate

@@ -1,0 +1,91 @@
+// Predictions and draws of the latent unknowns.
+#include <algorithm>
+
+#include "evidence/arguments.hpp"
+#include "evidence/dense.hpp"
+#include "evidence/latent.hpp"
+#include "evidence/philox.hpp"
+#include "linalg/buffer.hpp"
+#include "linalg/pool.hpp"
+#include "newton/factor_impl.hpp"
+
+namespace arrowschur {
+namespace {
+
+using backend::Part;
+
+// z [count, m]: normals of the unknowns [first, first + count). Draw s of unknown u depends on (seed, u, s) alone: the
+// first draws of a larger request are the draws of a smaller one.
+void fill_normal(std::uint64_t seed, Index first, Index count, Index m, double* z) {
+  constexpr Index kNormals = 4096;  // per task, about 100 us
+  const Index rows = std::max<Index>(1, kNormals / m);
+  linalg::parallel_for_if(count * m >= 2 * kNormals, (count + rows - 1) / rows, [&](Index task) {
+    for (Index u = task * rows; u < std::min(count, (task + 1) * rows); ++u) {
+      for (Index s = 0; s < m; s += 2) {
+        const auto pair = evidence::normal_pair(seed, static_cast<std::uint64_t>(first + u),
+                                                static_cast<std::uint64_t>(s / 2));
+        z[u * m + s] = pair[0];
+        if (s + 1 < m) z[u * m + s + 1] = pair[1];
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void ArrowFactor::predict(std::span<const double> delta_beta, std::span<const double> delta_g_t,
+                          std::span<double> delta_t) const {
+  const ArrowSystem& system = impl_->system;
+  const Index rows = system.total_dim();
+  evidence::check_input("delta_beta", delta_beta, system.k(), "k");
+  if (!delta_g_t.empty()) evidence::check_input("delta_g_t", delta_g_t, rows, "T");
+  evidence::check_size("delta_t", delta_t.size(), rows, "T");
+  const linalg::ThreadScope threads(impl_->options.num_threads);
+  const backend::Frame& frame = impl_->frame(FactorSet::evidence);
+  if (rows == 0) return;
+  linalg::Buffer<double> g(rows);
+  if (delta_g_t.empty()) {
+    evidence::fill_zero(rows, g.data());
+  } else {
+    std::copy(delta_g_t.begin(), delta_g_t.end(), g.begin());
+  }
+  frame.expand(g.data(), delta_beta.data(), delta_t.data(), nullptr);
+}
+
+// H = R'R with R = [L' W; 0 L_S'], so x = R^-1 z has covariance H^-1:
+//     x_b = L_S^-T z_b,   x_i = L_i^-T (z_i - W_i x_b),   W_i = L_i^-1 B_i
+void ArrowFactor::sample(Index m, std::uint64_t seed, std::span<double> x_t, std::span<double> x_beta,
+                         FactorSet set) const {
+  const ArrowSystem& system = impl_->system;
+  const Index k = system.k();
+  evidence::check_size("x_t", x_t.size(), evidence::entries(system.total_dim(), m), "T * m");
+  evidence::check_size("x_beta", x_beta.size(), evidence::entries(k, m), "k * m");
+  const linalg::ThreadScope threads(impl_->options.num_threads);
+  const backend::Frame& frame = impl_->frame(set);
+
+  fill_normal(seed, system.total_dim(), k, m, x_beta.data());
+  if (k > 0) frame.solve_border(Part::upper, x_beta.data(), m);
+
+  linalg::Buffer<double> w;
+  for (Index begin = 0; begin < system.n();) {
+    Index end = begin, flat = 0;  // whole rows, as many as a batch of scratch holds
+    do {
+      flat += system.row_dim(end++);
+    } while (end < system.n() && (flat + system.row_dim(end)) * m <= evidence::kBatchEntries);
+    if (flat > 0) {
+      double* x = x_t.data() + system.row_offset(begin) * m;
+      fill_normal(seed, system.row_offset(begin), flat, m, x);
+      if (k > 0) {
+        if (w.size() < flat * m) w = linalg::Buffer<double>(flat * m);
+        frame.cross_apply(begin, end, x_beta.data(), w.data(), m);
+        frame.solve_rows(Part::lower, begin, end, w.data(), m);
+        for (Index i = 0; i < flat * m; ++i) x[i] -= w[i];
+      }
+      frame.solve_rows(Part::upper, begin, end, x, m);
+    }
+    linalg::poll_interrupt();
+    begin = end;
+  }
+}
+
+}  // namespace arrowschur

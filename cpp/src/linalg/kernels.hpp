@@ -1,0 +1,114 @@
+// The hot loops, compiled once per instruction set and chosen when the library is loaded.
+//
+// kernels_body.hpp is the one source; kernels_{baseline,avx2,avx512}.cpp compile it with different flags. A table of
+// function pointers is taken per stage, never per row. No kernel is contracted by the compiler: fused multiply-adds are
+// written out where the instruction set has them, so that specialised (d = 1..16) and dynamic kernels give the same bits.
+//
+// Packed panels. A T x k matrix is cut into panels of kPanel columns (192 bytes: 24 doubles or 48 floats, three AVX-512
+// registers); panel p holds its rows one after another, kPanel entries each, padded with zeros at the right edge of the
+// matrix. The same layout serves both operands of W'W: as vectors (a whole panel row) and as broadcasts (kStrip entries).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "arrowschur/types.hpp"
+
+namespace arrowschur::linalg {
+
+template <class T>
+inline constexpr Index kPanel = static_cast<Index>(192 / sizeof(T));  // columns of a packed panel
+inline constexpr Index kStrip = 8;                                    // rows of the micro tile of C
+
+// Row blocks up to this size run the kernels below (compile-time d up to kMaxFixed); larger ones go through BLAS.
+inline constexpr Index kMaxFixed = 16;
+inline constexpr Index kMaxSmall = 32;
+
+// Factor layout of a bucket of row blocks of size d: block i has its factor L_i at l + i d d (row-major, the strict
+// upper triangle is unused) and the reciprocals of its diagonal at inv + i d.
+
+enum class RowGuard { none, relative, proxy };  // which condition estimate factor_rows computes
+
+template <class T>
+struct FactorRowsArgs {
+  Index d = 0, count = 0;
+  const T* a = nullptr;        // blocks [count, d, d], lower triangle read
+  const T* shift = nullptr;    // [count, d]: what is added to the diagonal (ridge, damping, lift)
+  T* l = nullptr;              // [count, d, d]
+  T* inv = nullptr;            // [count, d]
+  RowGuard guard = RowGuard::none;
+  T* kappa = nullptr;          // [count]; relative: 1-norm condition of the equilibrated block; proxy: pivot ratio squared
+  int* pivot_index = nullptr;  // [count]; -1, or the first pivot that is not positive and finite
+  T* pivot = nullptr;                  // [count]; its value
+};
+
+template <class T>
+struct WhitenArgs {
+  Index d = 0, count = 0;
+  const T* b = nullptr;         // rows of B, leading dimension ldb
+  Index ldb = 0;
+  const Index* first = nullptr;  // [count]: first row of block i in b
+  const T* l = nullptr;          // factors of the blocks
+  const T* inv = nullptr;
+  const T* u = nullptr;          // [count * d]: L^-1 g
+  Index col_begin = 0, col_end = 0;  // columns to process; col_begin is a multiple of kPanel
+  T* packed = nullptr;           // panel p at packed + p panel_stride; null: W is not stored
+  Index panel_stride = 0;
+  T* r = nullptr;                // [k]: r += W'u
+};
+
+template <class T>
+struct KernelTable {
+  // C[i, j] += alpha sum_r b[r kPanel + i] a[r kPanel + j],  i < kStrip, j < kPanel. alpha is +1 or -1.
+  void (*rank_update)(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc);
+  void (*factor_rows)(const FactorRowsArgs<T>&, bool force_dynamic);
+  void (*whiten)(const WhitenArgs<T>&, bool force_dynamic);
+  // x_i <- L_i^-1 x_i and x_i <- L_i^-T x_i; x is [count * d, m] row-major.
+  void (*solve_lower)(Index d, Index count, const T* l, const T* inv, T* x, Index m);
+  void (*solve_upper)(Index d, Index count, const T* l, const T* inv, T* x, Index m);
+};
+
+// Kernels on the data as stored (In), always accumulated in float64.
+template <class In>
+struct DataKernelTable {
+  // z[r] = sum_j b[r, j] x[j]; row_abs[r] = sum_j |b[r, j]| unless null. b is [rows, k] with leading dimension ldb.
+  void (*rows_dot)(Index rows, Index k, const In* b, Index ldb, const double* x, double* z, double* row_abs);
+  // acc[j] += sum_r v[r] b[r, j] in row order; col_abs[j] += sum_r |b[r, j]| unless null.
+  void (*rows_axpy)(Index rows, Index k, const In* b, Index ldb, const double* v, double* acc, double* col_abs);
+  // Symmetric blocks from their lower triangles: y_i = A_i x_i + shift_i x_i; abs_i[a] = sum_b |(A_i + shift_i)[a, b]|
+  // unless null. a is [count, d, d], shift, x, y, abs are [count, d].
+  void (*block_matvec)(Index d, Index count, const In* a, const double* shift, const double* x, double* y,
+                       double* abs);
+};
+
+struct Kernels {
+  const char* name;
+  KernelTable<double> f64;
+  KernelTable<float> f32;
+  DataKernelTable<double> data64;
+  DataKernelTable<float> data32;
+
+  template <class T>
+  const KernelTable<T>& table() const noexcept {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      return f64;
+    } else {
+      return f32;
+    }
+  }
+  template <class In>
+  const DataKernelTable<In>& data() const noexcept {
+    if constexpr (sizeof(In) == sizeof(double)) {
+      return data64;
+    } else {
+      return data32;
+    }
+  }
+};
+
+const Kernels& kernels() noexcept;  // the set in use
+const char* instruction_set() noexcept;
+std::vector<std::string> compiled_instruction_sets();
+void force_instruction_set(const std::string& name);  // throws InvalidArgument
+
+}  // namespace arrowschur::linalg
