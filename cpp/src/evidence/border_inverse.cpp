@@ -40,8 +40,7 @@ void ArrowFactor::schur_apply(std::span<const double> v, std::span<double> out, 
   frame.schur_apply(copy.data(), out.data(), m);
 }
 
-void ArrowFactor::border_inverse_apply(std::span<const double> v, std::span<double> out, Index m,
-                                       FactorSet set) const {
+void ArrowFactor::border_inverse_apply(std::span<const double> v, std::span<double> out, Index m, FactorSet set) const {
   const Index size = evidence::entries(impl_->system.k(), m);
   evidence::check_input("v", v, size, "k * m");
   evidence::check_size("out", out.size(), size, "k * m");

@@ -16,15 +16,15 @@ using linalg::kTile;
 using linalg::parallel_for_if;
 
 namespace {
-constexpr Index kStripe = 64;   // columns per task
+constexpr Index kStripe = 64;      // columns per task
 constexpr Index kChunk = 1 << 14;  // entries per task of a vector operation
 
 constexpr Index pieces(Index size, Index piece) { return (size + piece - 1) / piece; }
 }  // namespace
 
-void transpose(Index rows, Index cols, const double* x, double* out, double scale) {
-  // 8 x 8 blocks: eight cache lines in and eight out, which fit one set of L1 even where the leading dimensions are powers
-  // of two.
+void transpose(Index rows, Index cols, const double* x, double* out, Index ldo, double scale) {
+  // 8 x 8 blocks: eight cache lines in and eight out, which fit one set of L1 even where the leading dimensions are
+  // powers of two.
   constexpr Index kEdge = 8;
   parallel_for_if(rows * cols >= kParallelWork, pieces(cols, kStripe), [&](Index task) {
     const Index stop = std::min(cols, (task + 1) * kStripe);
@@ -35,7 +35,7 @@ void transpose(Index rows, Index cols, const double* x, double* out, double scal
         for (Index i = 0; i < height; ++i) {
           for (Index j = 0; j < width; ++j) block[j * kEdge + i] = scale * x[(r + i) * cols + c + j];
         }
-        for (Index j = 0; j < width; ++j) std::copy_n(block + j * kEdge, height, out + (c + j) * rows + r);
+        for (Index j = 0; j < width; ++j) std::copy_n(block + j * kEdge, height, out + (c + j) * ldo + r);
       }
     }
   });
@@ -117,9 +117,8 @@ double dot(Index size, const double* x, const double* y) {
 }
 
 void fill_zero(Index size, double* x) {
-  parallel_for_if(size >= kParallelWork, pieces(size, kChunk), [&](Index chunk) {
-    std::fill(x + chunk * kChunk, x + std::min(size, (chunk + 1) * kChunk), 0.0);
-  });
+  parallel_for_if(size >= kParallelWork, pieces(size, kChunk),
+                  [&](Index chunk) { std::fill(x + chunk * kChunk, x + std::min(size, (chunk + 1) * kChunk), 0.0); });
 }
 
 }  // namespace arrowschur::evidence

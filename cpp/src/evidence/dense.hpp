@@ -1,5 +1,5 @@
-// Small dense pieces that the inverse primitives share. Row-major. Each is cut into tasks that depend on the shape alone:
-// the bits do not depend on the number of threads.
+// Small dense pieces that the inverse primitives share. Row-major. Each is cut into tasks that depend on the shape
+// alone: the bits do not depend on the number of threads.
 #pragma once
 
 #include <span>
@@ -8,8 +8,8 @@
 
 namespace arrowschur::evidence {
 
-// out [cols, rows] = scale * x', x [rows, cols].
-void transpose(Index rows, Index cols, const double* x, double* out, double scale = 1.0);
+// out [cols, rows], leading dimension ldo, = scale * x'; x is [rows, cols].
+void transpose(Index rows, Index cols, const double* x, double* out, Index ldo, double scale = 1.0);
 
 // out[j] += sum_r x[r, j]^2, x [rows, cols].
 void add_column_squares(Index rows, Index cols, const double* x, double* out);

@@ -23,7 +23,8 @@ constexpr Index kColumnTile = 1024;
 
 std::vector<double> zeros(Index size) { return std::vector<double>(static_cast<std::size_t>(size), 0.0); }
 
-// c[i, j] = scale (a_i' b_j + p_i' q_j) for a tile of rows x cols; a, p [rows, m] and b, q [cols, m], one after another.
+// c[i, j] = scale (a_i' b_j + p_i' q_j) for a tile of rows x cols; a, p [rows, m] and b, q [cols, m], one after
+// another.
 void outer_sum(Index rows, Index cols, Index m, double scale, const double* a, const double* b, const double* p,
                const double* q, double* c, Index ldc) {
   if (m == 1) {  // an inner dimension of one is not worth the packing of a matrix product
@@ -68,19 +69,20 @@ SystemGradient ArrowFactor::vjp(std::span<const double> x_t, std::span<const dou
   g.ridge_beta = -evidence::dot(size_beta, lam_b, xb);
 
   g.h_tt = zeros(system.block_offset(n));
-  linalg::parallel_for_if(system.block_offset(n) * m >= linalg::kParallelWork, (n + kRowTile - 1) / kRowTile,
-                          [&](Index task) {
-    for (Index i = task * kRowTile; i < std::min(n, (task + 1) * kRowTile); ++i) {
-      const Index d = system.row_dim(i), at = system.row_offset(i) * m;
-      double* block = g.h_tt.data() + system.block_offset(i);
-      for (Index a = 0; a < d; ++a) {
-        for (Index b = 0; b <= a; ++b) {
-          const double sum = row_dot(m, lam_t + at + a * m, xt + at + b * m) + row_dot(m, xt + at + a * m, lam_t + at + b * m);
-          block[a * d + b] = block[b * d + a] = -0.5 * sum;
+  linalg::parallel_for_if(
+      system.block_offset(n) * m >= linalg::kParallelWork, (n + kRowTile - 1) / kRowTile, [&](Index task) {
+        for (Index i = task * kRowTile; i < std::min(n, (task + 1) * kRowTile); ++i) {
+          const Index d = system.row_dim(i), at = system.row_offset(i) * m;
+          double* block = g.h_tt.data() + system.block_offset(i);
+          for (Index a = 0; a < d; ++a) {
+            for (Index b = 0; b <= a; ++b) {
+              const double sum =
+                  row_dot(m, lam_t + at + a * m, xt + at + b * m) + row_dot(m, xt + at + a * m, lam_t + at + b * m);
+              block[a * d + b] = block[b * d + a] = -0.5 * sum;
+            }
+          }
         }
-      }
-    }
-  });
+      });
 
   g.h_tb = zeros(total * k);
   const Index row_tiles = (total + kRowTile - 1) / kRowTile, column_tiles = (k + kColumnTile - 1) / kColumnTile;
@@ -93,11 +95,11 @@ SystemGradient ArrowFactor::vjp(std::span<const double> x_t, std::span<const dou
   g.h_bb = zeros(k * k);
   linalg::parallel_for_if(k * k * m >= linalg::kParallelWork, linalg::lower_tiles((k + kTile - 1) / kTile),
                           [&](Index task) {
-    const auto [ti, tj] = linalg::lower_tile(task);
-    const Index i = ti * kTile, j = tj * kTile;
-    outer_sum(std::min(kTile, k - i), std::min(kTile, k - j), m, -0.5, lam_b + i * m, xb + j * m, xb + i * m,
-              lam_b + j * m, g.h_bb.data() + i * k + j, k);
-  });
+                            const auto [ti, tj] = linalg::lower_tile(task);
+                            const Index i = ti * kTile, j = tj * kTile;
+                            outer_sum(std::min(kTile, k - i), std::min(kTile, k - j), m, -0.5, lam_b + i * m,
+                                      xb + j * m, xb + i * m, lam_b + j * m, g.h_bb.data() + i * k + j, k);
+                          });
   evidence::mirror_lower(k, g.h_bb.data());
   return g;
 }

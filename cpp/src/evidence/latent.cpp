@@ -19,6 +19,9 @@ using backend::Part;
 // diagonal blocks are kept. The rest is wasted (kGroup / k of the work of the solve), but no loop is shorter than k.
 constexpr Index kGroup = 32;
 
+// Scalar rows per piece: 512 KiB of B at k = 2048.
+constexpr Index kPieceRows = 32;
+
 struct Group {
   Index begin = 0, end = 0;     // positions
   Index flat = 0, columns = 0;  // first scalar row inside the batch, and their number
@@ -55,46 +58,52 @@ bool LatentBatches::next() {
     ++next.end;
   }
   batch_ = next;
-  return batch_.end > batch_.begin;
-}
 
-// f(row_begin, row_end, flat) for the maximal runs of rows that follow one another; flat: their place in the batch.
-template <class F>
-void LatentBatches::stretches(F&& f) const {
+  pieces_.clear();
   Index flat = 0;
-  for (Index at = batch_.begin; at < batch_.end;) {
-    Index stop = at, size = 0;
-    do {
-      size += rows_.dim(stop++);
-    } while (stop < batch_.end && rows_.row(stop) == rows_.row(stop - 1) + 1);
-    if (size > 0) f(rows_.row(at), rows_.row(stop - 1) + 1, flat);
-    flat += size;
-    at = stop;
+  for (Index at = batch_.begin; at < batch_.end; ++at) {
+    const Index row = rows_.row(at), d = rows_.dim(at);
+    if (pieces_.empty() || pieces_.back().row_end != row || pieces_.back().flat + d > kPieceRows) {
+      pieces_.push_back({row, row, flat, 0});
+    }
+    pieces_.back().row_end = row + 1;
+    pieces_.back().flat += d;
+    flat += d;
   }
+  return batch_.end > batch_.begin;
 }
 
 void LatentBatches::solve_z() {
   if (k_ == 0 || batch_.flat == 0) return;
-  double* y = grow(y_, batch_.flat * k_).data();
-  stretches([&](Index begin, Index end, Index flat) {
-    frame_.cross_block(begin, end, y + flat * k_);
-    frame_.solve_rows(Part::full, begin, end, y + flat * k_, k_);
-  });
   double* out = grow(z_, k_ * batch_.flat).data();
-  transpose(batch_.flat, k_, y, out);
+  linalg::parallel_for_if(batch_.flat * k_ >= linalg::kParallelWork, static_cast<Index>(pieces_.size()),
+                          [&](Index task) {
+                            const RowPiece& piece = pieces_[static_cast<std::size_t>(task)];
+                            if (piece.flat == 0) return;
+                            linalg::Buffer<double> y(piece.flat * k_);
+                            frame_.cross_block(piece.row_begin, piece.row_end, y.data());
+                            frame_.solve_rows(Part::full, piece.row_begin, piece.row_end, y.data(), k_);
+                            transpose(piece.flat, k_, y.data(), out + piece.first, batch_.flat);
+                          });
   frame_.solve_border(Part::lower, out, batch_.flat);
 }
 
 void LatentBatches::solve_v() {
   const Index width = batch_.max_dim;
   double* v = grow(v_, batch_.flat * width).data();
-  fill_zero(batch_.flat * width, v);
-  Index flat = 0;
-  for (Index at = batch_.begin; at < batch_.end; ++at) {
-    for (Index a = 0; a < rows_.dim(at); ++a) v[(flat + a) * width + a] = 1.0;
-    flat += rows_.dim(at);
-  }
-  stretches([&](Index begin, Index end, Index at) { frame_.solve_rows(Part::lower, begin, end, v + at * width, width); });
+  linalg::parallel_for_if(batch_.flat * width * width >= linalg::kParallelWork, static_cast<Index>(pieces_.size()),
+                          [&](Index task) {
+                            const RowPiece& piece = pieces_[static_cast<std::size_t>(task)];
+                            if (piece.flat == 0) return;
+                            double* x = v + piece.first * width;
+                            std::fill_n(x, piece.flat * width, 0.0);
+                            for (Index row = piece.row_begin, flat = 0; row < piece.row_end; ++row) {
+                              const Index d = frame_.system().row_dim(row);
+                              for (Index a = 0; a < d; ++a) x[(flat + a) * width + a] = 1.0;
+                              flat += d;
+                            }
+                            frame_.solve_rows(Part::lower, piece.row_begin, piece.row_end, x, width);
+                          });
 }
 
 void LatentBatches::diagonal(double* out) {
@@ -134,31 +143,31 @@ void LatentBatches::blocks(double* out) {
   const Index width = batch_.max_dim;
   const auto small = [&](const Group& g) { return g.columns <= kGroup; };
   // L_i^-1 is lower triangular: the products are summed from the diagonal on.
-  linalg::parallel_for_if(batch_.flat * (k_ + width) >= linalg::kParallelWork / kGroup,
-                          static_cast<Index>(groups.size()), [&](Index task) {
-    const Group& g = groups[static_cast<std::size_t>(task)];
-    if (!small(g) || g.columns == 0) return;
-    double gram[kGroup * kGroup] = {};
-    if (k_ > 0) {
-      linalg::blas_table<double>().gemm('N', 'T', g.columns, g.columns, k_, 1.0, z_.data() + g.flat, batch_.flat,
-                                        z_.data() + g.flat, batch_.flat, 0.0, gram, g.columns);
-    }
-    Index column = 0;
-    double* block = out + g.entries;
-    for (Index at = g.begin; at < g.end; ++at) {
-      const Index d = rows_.dim(at);
-      const double* v = v_.data() + (g.flat + column) * width;
-      for (Index a = 0; a < d; ++a) {
-        for (Index b = 0; b <= a; ++b) {
-          double sum = gram[(column + a) * g.columns + column + b];
-          for (Index r = a; r < d; ++r) sum += v[r * width + a] * v[r * width + b];
-          block[a * d + b] = block[b * d + a] = sum;
+  linalg::parallel_for_if(
+      batch_.flat * (k_ + width) >= linalg::kParallelWork / kGroup, static_cast<Index>(groups.size()), [&](Index task) {
+        const Group& g = groups[static_cast<std::size_t>(task)];
+        if (!small(g) || g.columns == 0) return;
+        double gram[kGroup * kGroup] = {};
+        if (k_ > 0) {
+          linalg::blas_table<double>().gemm('N', 'T', g.columns, g.columns, k_, 1.0, z_.data() + g.flat, batch_.flat,
+                                            z_.data() + g.flat, batch_.flat, 0.0, gram, g.columns);
         }
-      }
-      block += d * d;
-      column += d;
-    }
-  });
+        Index column = 0;
+        double* block = out + g.entries;
+        for (Index at = g.begin; at < g.end; ++at) {
+          const Index d = rows_.dim(at);
+          const double* v = v_.data() + (g.flat + column) * width;
+          for (Index a = 0; a < d; ++a) {
+            for (Index b = 0; b <= a; ++b) {
+              double sum = gram[(column + a) * g.columns + column + b];
+              for (Index r = a; r < d; ++r) sum += v[r * width + a] * v[r * width + b];
+              block[a * d + b] = block[b * d + a] = sum;
+            }
+          }
+          block += d * d;
+          column += d;
+        }
+      });
   for (const Group& g : groups) {  // large blocks, one at a time on all threads
     if (small(g)) continue;
     double* block = out + g.entries;
@@ -171,7 +180,7 @@ void LatentBatches::blocks(double* out) {
 void LatentBatches::cross(double* out, double scale) {
   if (k_ == 0 || batch_.flat == 0) return;
   frame_.solve_border(Part::upper, z_.data(), batch_.flat);
-  transpose(k_, batch_.flat, z_.data(), out, scale);
+  transpose(k_, batch_.flat, z_.data(), out, k_, scale);
 }
 
 double trace_of_blocks(const ArrowSystem& system, std::span<const double> blocks) {

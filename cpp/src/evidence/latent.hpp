@@ -4,19 +4,20 @@
 //     (H^-1)_ib = -A_i^-1 B_i S^-1                     = -(L_S^-T Z_i)'
 //
 // Sums of squares: nothing cancels, and the result is positive semi-definite. Rows are taken in batches, so that L_S is
-// applied to several hundred columns at a time (one triangular solve with many right-hand sides, T k^2 flops in all) and
-// scratch does not grow with n.
+// applied to several hundred columns at a time (one triangular solve with many right-hand sides, T k^2 flops in all)
+// and scratch does not grow with n.
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "backend/backend.hpp"
 #include "linalg/buffer.hpp"
 
 namespace arrowschur::evidence {
 
-// Entries of one scratch matrix of a batch (16 MiB): Z of 409 flat rows at k = 5120, of 4096 at k <= 512.
-inline constexpr Index kBatchEntries = Index{1} << 21;
+// Entries of Z of a batch (32 MiB): 768 flat rows at k = 5120, 4096 at k <= 1024.
+inline constexpr Index kBatchEntries = Index{1} << 22;
 inline constexpr Index kBatchRowsMin = 256;
 inline constexpr Index kBatchRowsMax = 4096;
 
@@ -41,6 +42,12 @@ struct RowBatch {
   Index begin = 0, end = 0, flat = 0, max_dim = 0;
 };
 
+// Consecutive rows [row_begin, row_end): what one task whitens while they are in its cache.
+struct RowPiece {
+  Index row_begin = 0, row_end = 0;
+  Index first = 0, flat = 0;  // scalar rows: the first inside the batch, and how many
+};
+
 class LatentBatches {
  public:
   LatentBatches(const backend::Frame&, RowList);
@@ -58,14 +65,13 @@ class LatentBatches {
 
  private:
   void solve_v();  // V_i of each row of the batch in the first d_i columns of v_ [flat, max_dim]
-  template <class F>
-  void stretches(F&& f) const;
 
   const backend::Frame& frame_;
   RowList rows_;
   Index k_ = 0;
   RowBatch batch_;
-  linalg::Buffer<double> y_, z_, v_;
+  std::vector<RowPiece> pieces_;
+  linalg::Buffer<double> z_, v_;
 };
 
 // Trace of all blocks, one after another.

@@ -3,7 +3,6 @@
 
 #include "evidence/arguments.hpp"
 #include "evidence/dense.hpp"
-#include "evidence/latent.hpp"
 #include "evidence/philox.hpp"
 #include "linalg/buffer.hpp"
 #include "linalg/pool.hpp"
@@ -14,18 +13,18 @@ namespace {
 
 using backend::Part;
 
-// z [count, m]: normals of the unknowns [first, first + count). Draw s of unknown u depends on (seed, u, s) alone: the
-// first draws of a larger request are the draws of a smaller one.
-void fill_normal(std::uint64_t seed, Index first, Index count, Index m, double* z) {
+// x [count, m] = z - x with normals z of the unknowns [first, first + count). Draw s of unknown u depends on (seed, u,
+// s) alone: the first draws of a larger request are the draws of a smaller one.
+void subtract_from_normal(std::uint64_t seed, Index first, Index count, Index m, double* x) {
   constexpr Index kNormals = 4096;  // per task, about 100 us
   const Index rows = std::max<Index>(1, kNormals / m);
   linalg::parallel_for_if(count * m >= 2 * kNormals, (count + rows - 1) / rows, [&](Index task) {
     for (Index u = task * rows; u < std::min(count, (task + 1) * rows); ++u) {
       for (Index s = 0; s < m; s += 2) {
-        const auto pair = evidence::normal_pair(seed, static_cast<std::uint64_t>(first + u),
-                                                static_cast<std::uint64_t>(s / 2));
-        z[u * m + s] = pair[0];
-        if (s + 1 < m) z[u * m + s + 1] = pair[1];
+        const auto pair =
+            evidence::normal_pair(seed, static_cast<std::uint64_t>(first + u), static_cast<std::uint64_t>(s / 2));
+        x[u * m + s] = pair[0] - x[u * m + s];
+        if (s + 1 < m) x[u * m + s + 1] = pair[1] - x[u * m + s + 1];
       }
     }
   });
@@ -63,29 +62,19 @@ void ArrowFactor::sample(Index m, std::uint64_t seed, std::span<double> x_t, std
   const linalg::ThreadScope threads(impl_->options.num_threads);
   const backend::Frame& frame = impl_->frame(set);
 
-  fill_normal(seed, system.total_dim(), k, m, x_beta.data());
+  const Index rows = system.total_dim();
+  evidence::fill_zero(k * m, x_beta.data());
+  subtract_from_normal(seed, rows, k, m, x_beta.data());
   if (k > 0) frame.solve_border(Part::upper, x_beta.data(), m);
-
-  linalg::Buffer<double> w;
-  for (Index begin = 0; begin < system.n();) {
-    Index end = begin, flat = 0;  // whole rows, as many as a batch of scratch holds
-    do {
-      flat += system.row_dim(end++);
-    } while (end < system.n() && (flat + system.row_dim(end)) * m <= evidence::kBatchEntries);
-    if (flat > 0) {
-      double* x = x_t.data() + system.row_offset(begin) * m;
-      fill_normal(seed, system.row_offset(begin), flat, m, x);
-      if (k > 0) {
-        if (w.size() < flat * m) w = linalg::Buffer<double>(flat * m);
-        frame.cross_apply(begin, end, x_beta.data(), w.data(), m);
-        frame.solve_rows(Part::lower, begin, end, w.data(), m);
-        for (Index i = 0; i < flat * m; ++i) x[i] -= w[i];
-      }
-      frame.solve_rows(Part::upper, begin, end, x, m);
-    }
-    linalg::poll_interrupt();
-    begin = end;
+  if (rows == 0) return;
+  if (k > 0) {
+    frame.cross_apply(0, system.n(), x_beta.data(), x_t.data(), m);
+    frame.solve_rows(Part::lower, 0, system.n(), x_t.data(), m);
+  } else {
+    evidence::fill_zero(rows * m, x_t.data());
   }
+  subtract_from_normal(seed, 0, rows, m, x_t.data());
+  frame.solve_rows(Part::upper, 0, system.n(), x_t.data(), m);
 }
 
 }  // namespace arrowschur

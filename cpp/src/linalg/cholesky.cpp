@@ -61,6 +61,20 @@ void pack_rows(const T* l, Index ld, Index rows, Index cols, T* out, Index panel
 }
 
 template <class T>
+void unpack_rows(const T* packed, Index panel_stride, Index rows, Index cols, T* l, Index ld) {
+  constexpr Index kWidth = kPanel<T>;
+  for (Index i0 = 0; i0 < rows; i0 += kWidth, packed += panel_stride) {
+    const Index live = std::min(kWidth, rows - i0);
+    for (Index c0 = 0; c0 < cols; c0 += 8) {  // 8 columns: whole cache lines on both sides
+      const Index width = std::min<Index>(8, cols - c0);
+      for (Index i = 0; i < live; ++i) {
+        for (Index c = 0; c < width; ++c) l[(i0 + i) * ld + c0 + c] = packed[(c0 + c) * kWidth + i];
+      }
+    }
+  }
+}
+
+template <class T>
 struct Factorization {
   Index k, ld, tiles, outers;
   T* s;
@@ -97,6 +111,20 @@ struct Factorization {
     rank_update_tile<T>(kernel, panels, 0, depth, begin(i), round_up(end(i), kStrip), begin(j), end(j), T(-1), s, ld, i == j);
   }
 
+  // X L_jj' = A_ij on packed panels: X' is found kStrip rows at a time, each strip by one product with the rows before it (the
+  // kernel of the updates, with the packed L_jj as its broadcast operand) and a small substitution.
+  void solve_packed(Index outer, Index j, Index offset, Index rows, T* x) {
+    const PackedPanels<T> panels{buffer(outer), panel_stride};
+    const T* diagonal = s + begin(j) * ld + begin(j);
+    for (Index i = 0; i < rows; i += kPanel<T>, x += panel_stride) {
+      for (Index c = 0; c < kTile; c += kStrip) {
+        T* strip = x + c * kPanel<T>;
+        if (c > 0) kernel.rank_update(c, x, panels.at(offset, begin(j) + c), T(-1), strip, kPanel<T>);
+        kernel.solve_strip(diagonal + c * ld + c, ld, strip);
+      }
+    }
+  }
+
   // Tile (i, j) of the outer step that contains column j: becomes part of L and is packed for the updates.
   void panel(Index outer, Index i, Index j) {
     const Index j0 = first_tile(outer);
@@ -115,18 +143,19 @@ struct Factorization {
         failed.store(1, std::memory_order_release);
         return;
       }
-    } else {
-      if (!wait_for(done(j, j), 1, failed)) return;
-      // X L_jj' = A_ij row-major is L_jj X' = A_ij' column-major.
-      blas_table<T>().trsm('L', 'U', 'T', cols, rows, T(1), s + begin(j) * ld + begin(j), ld, tile, ld);
     }
-    T* out = buffer(outer) + begin(i) / kPanel<T> * panel_stride + (begin(j) - begin(j0)) * kPanel<T>;
+    const Index offset = begin(j) - begin(j0);  // of this tile column inside the packed panels
+    T* out = buffer(outer) + begin(i) / kPanel<T> * panel_stride + offset * kPanel<T>;
     pack_rows(tile, ld, rows, cols, out, panel_stride);
     if (i == j) {  // above the diagonal the triangle holds something else
       for (Index r = 0; r < rows; ++r) {
         T* p = out + r / kPanel<T> * panel_stride + r % kPanel<T>;
         for (Index c = r + 1; c < cols; ++c) p[c * kPanel<T>] = T(0);
       }
+    } else {
+      if (!wait_for(done(j, j), 1, failed)) return;
+      solve_packed(outer, j, offset, rows, out);
+      unpack_rows(out, panel_stride, rows, cols, tile, ld);
     }
     done(i, j).store(1, std::memory_order_release);
   }

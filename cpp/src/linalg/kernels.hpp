@@ -61,6 +61,9 @@ template <class T>
 struct KernelTable {
   // C[i, j] += alpha sum_r b[r kPanel + i] a[r kPanel + j],  i < kStrip, j < kPanel. alpha is +1 or -1.
   void (*rank_update)(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc);
+  // The next kStrip rows x of a packed panel (kPanel entries each) become the solution of  L x = b  by forward substitution;
+  // l points at the kStrip x kStrip diagonal block of a row-major lower triangle.
+  void (*solve_strip)(const T* l, Index ldl, T* x);
   void (*factor_rows)(const FactorRowsArgs<T>&, bool force_dynamic);
   void (*whiten)(const WhitenArgs<T>&, bool force_dynamic);
   // x_i <- L_i^-1 x_i and x_i <- L_i^-T x_i; x is [count * d, m] row-major.

@@ -232,6 +232,25 @@ void rank_update(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc) {
   }
 }
 
+template <class T>
+void solve_strip(const T* l, Index ldl, T* x) {
+  constexpr int kVecs = kBytes == 64 ? 3 : 1;
+  constexpr Index kWidth = kVecs * kLanes<T>;
+  T inverse[kStrip];
+  for (Index c = 0; c < kStrip; ++c) inverse[c] = T(1) / l[c * ldl + c];
+  for (Index j = 0; j < kPanel<T>; j += kWidth) {
+    Vec<T> y[kStrip][kVecs];
+    for (int c = 0; c < kStrip; ++c) {
+      for (int v = 0; v < kVecs; ++v) {
+        Vec<T> s = load(x + c * kPanel<T> + j + v * kLanes<T>);
+        for (int q = 0; q < c; ++q) s = nmadd(splat(l[c * ldl + q]), y[q][v], s);
+        y[c][v] = s * splat(inverse[c]);
+        store(x + c * kPanel<T> + j + v * kLanes<T>, y[c][v]);
+      }
+    }
+  }
+}
+
 // ---- row blocks -----------------------------------------------------------------------------------------------------
 // Cholesky of kLanes row blocks at once, one block per lane: the operations of a lane are those of a scalar loop.
 // V is a vector, or T itself for the dynamic kernel.
@@ -671,8 +690,8 @@ void block_matvec(Index d, Index count, const In* a, const double* shift, const 
 extern const Kernels kTable;
 const Kernels kTable = {
     ARROWSCHUR_ISA_NAME,
-    {rank_update<double>, factor_rows<double>, whiten<double>, solve_lower<double>, solve_upper<double>},
-    {rank_update<float>, factor_rows<float>, whiten<float>, solve_lower<float>, solve_upper<float>},
+    {rank_update<double>, solve_strip<double>, factor_rows<double>, whiten<double>, solve_lower<double>, solve_upper<double>},
+    {rank_update<float>, solve_strip<float>, factor_rows<float>, whiten<float>, solve_lower<float>, solve_upper<float>},
     {rows_dot<double>, rows_axpy<double>, block_matvec<double>},
     {rows_dot<float>, rows_axpy<float>, block_matvec<float>},
 };

@@ -79,16 +79,46 @@ void solve_upper_vector(Index k, const T* l, double* x) {
 
 namespace {
 
-// Row-major X [k, m] is column-major X' [m, k]: L X = B reads X' L' = B', L' being the column-major upper triangle.
+constexpr Index kRows = kTile;       // unknowns per task
+constexpr Index kFewColumns = 128;   // right-hand sides up to which the triangle is shared out, not the columns
+
+// Few right-hand sides: block of unknowns by block, as for one vector, so that L is read once by all threads together.
+// Row-major X [k, m] is column-major X' [m, k]; L X = B reads X' L' = B', L' being the column-major upper triangle.
 template <class T>
-void solve_matrix(Index k, const T* l, T* x, Index m, char trans) {
+void solve_blocks_of_unknowns(Index k, const T* l, T* x, Index m, bool lower) {
+  const Index ld = padded_ld<T>(k), blocks = (k + kRows - 1) / kRows;
+  const BlasTable<T>& blas = blas_table<T>();
+  Flags flags(blocks);
+  parallel_for_if(k * k * m >= kParallelWork, blocks, [&](Index task) {
+    const Index block = lower ? task : blocks - 1 - task;
+    const Index begin = block * kRows, end = std::min(k, begin + kRows), width = end - begin;
+    if (lower) {
+      for (Index b = 0; b < block; ++b) {
+        flags.wait(b);
+        blas.gemm('N', 'N', m, width, kRows, T(-1), x + b * kRows * m, m, l + begin * ld + b * kRows, ld, T(1), x + begin * m, m);
+      }
+    } else {
+      for (Index b = blocks - 1; b > block; --b) {
+        flags.wait(b);
+        const Index first = b * kRows, rows = std::min(k, first + kRows) - first;
+        blas.gemm('N', 'T', m, width, rows, T(-1), x + first * m, m, l + first * ld + begin, ld, T(1), x + begin * m, m);
+      }
+    }
+    blas.trsm('R', 'U', lower ? 'N' : 'T', m, width, T(1), l + begin * ld + begin, ld, x + begin * m, m);
+    flags.set(block);
+  });
+}
+
+// Many right-hand sides: panels of columns go to the threads.
+template <class T>
+void solve_matrix(Index k, const T* l, T* x, Index m, bool lower) {
   if (k == 0 || m == 0) return;
+  if (m <= kFewColumns) return solve_blocks_of_unknowns(k, l, x, m, lower);
   const Index ld = padded_ld<T>(k);
-  const Index panel = std::clamp<Index>(round_up((m + 15) / 16, 8), 8, 128);  // fixed by m: the same bits for any thread count
-  const Index panels = (m + panel - 1) / panel;
-  parallel_for_if(k * k * m >= (Index{1} << 20), panels, [&](Index p) {
+  const Index panels = (m + kFewColumns - 1) / kFewColumns, panel = round_up((m + panels - 1) / panels, kStrip);
+  parallel_for_if(k * k * m >= kParallelWork, panels, [&](Index p) {
     const Index begin = p * panel, cols = std::min(panel, m - begin);
-    blas_table<T>().trsm('R', 'U', trans, cols, k, T(1), l, ld, x + begin, m);
+    if (cols > 0) blas_table<T>().trsm('R', 'U', lower ? 'N' : 'T', cols, k, T(1), l, ld, x + begin, m);
   });
 }
 
@@ -96,11 +126,11 @@ void solve_matrix(Index k, const T* l, T* x, Index m, char trans) {
 
 template <class T>
 void solve_lower_matrix(Index k, const T* l, T* x, Index m) {
-  solve_matrix(k, l, x, m, 'N');
+  solve_matrix(k, l, x, m, true);
 }
 template <class T>
 void solve_upper_matrix(Index k, const T* l, T* x, Index m) {
-  solve_matrix(k, l, x, m, 'T');
+  solve_matrix(k, l, x, m, false);
 }
 
 #define ARROWSCHUR_INSTANTIATE(T)                                      \

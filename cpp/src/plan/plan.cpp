@@ -119,7 +119,8 @@ SolvePlan make_plan(const ProblemShape& shape, double sum_of_cubes, const SolveO
     p.reasons.push_back("T < k (" + dimensions(shape) +
                         "): a capacitance form would be smaller than the Schur complement");
   }
-  if (options.device == Device::automatic) p.reasons.push_back("no CUDA backend in this build: everything runs on the CPU");
+  if (options.device == Device::automatic)
+    p.reasons.push_back("no CUDA backend in this build: everything runs on the CPU");
 
   if (options.memory_limit && p.peak_bytes > *options.memory_limit) {
     throw MemoryBudgetExceeded(p.peak_bytes, *options.memory_limit,

@@ -11,14 +11,15 @@ namespace {
 std::string row_message(const RowFactorError::Facts& f) {
   return "row block " + std::to_string(f.row) + " is not positive definite: pivot " + std::to_string(f.pivot_index) +
          " is " + format_number(f.pivot) + " at ridge_t = " + format_number(f.base_ridge) +
-         " (last row ridge tried: " + format_number(f.last_ridge) + "); ridge_t = " +
-         format_number(f.suggested_ridge) + " is the next one to try.";
+         " (last row ridge tried: " + format_number(f.last_ridge) + "); ridge_t = " + format_number(f.suggested_ridge) +
+         " is the next one to try.";
 }
 
 std::string row_condition_message(const RowFactorError::Facts& f, double kappa, double min_pivot) {
   return "row block " + std::to_string(f.row) + " is too ill-conditioned for its guard: condition estimate " +
-         format_number(kappa) + ", smallest pivot " + format_number(min_pivot) + " at ridge_t = " +
-         format_number(f.base_ridge) + "; ridge_t = " + format_number(f.suggested_ridge) + " is the next one to try.";
+         format_number(kappa) + ", smallest pivot " + format_number(min_pivot) +
+         " at ridge_t = " + format_number(f.base_ridge) + "; ridge_t = " + format_number(f.suggested_ridge) +
+         " is the next one to try.";
 }
 
 std::string schur_message(SchurFailure kind, Index pivot_index, double kappa, double suggested) {
@@ -56,10 +57,10 @@ UnsupportedConfiguration::UnsupportedConfiguration(std::string what_feature, std
       hint(std::move(cure)) {}
 
 MemoryBudgetExceeded::MemoryBudgetExceeded(Index needed, Index allowed, std::string what)
-    : ArrowError(what + " needs " + format_bytes(needed) + ", but the budget is " +
-                 (allowed == std::numeric_limits<Index>::max() ? "what a 64-bit size can address"
-                                                               : format_bytes(allowed)) +
-                 "."),
+    : ArrowError(
+          what + " needs " + format_bytes(needed) + ", but the budget is " +
+          (allowed == std::numeric_limits<Index>::max() ? "what a 64-bit size can address" : format_bytes(allowed)) +
+          "."),
       bytes_needed(needed),
       budget(allowed),
       what_for(std::move(what)) {}

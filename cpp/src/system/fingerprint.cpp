@@ -1,5 +1,5 @@
-// Content hash of a system: 64-byte stripes over four lanes, each lane folding 64 x 64 -> 128 bit products, in chunks of
-// 1 MiB that are hashed in parallel and combined in order. Not cryptographic: it tells systems apart, nothing more.
+// Content hash of a system: 64-byte stripes over four lanes, each lane folding 64 x 64 -> 128 bit products, in chunks
+// of 1 MiB that are hashed in parallel and combined in order. Not cryptographic: it tells systems apart, nothing more.
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -71,7 +71,9 @@ struct Hasher {
   std::size_t item;  // bytes per entry
 
   void number(Index x) { state = mix(state, static_cast<std::uint64_t>(x)); }
-  void entries(const void* data, Index count) { state = hash_bytes(state, data, static_cast<std::size_t>(count) * item); }
+  void entries(const void* data, Index count) {
+    state = hash_bytes(state, data, static_cast<std::size_t>(count) * item);
+  }
 };
 
 struct TermHasher {
@@ -104,7 +106,8 @@ std::uint64_t ArrowSystem::fingerprint() const {
     h.number(p.n);
     h.number(p.k);
     // Rows of one size hash alike, however that was said.
-    const bool one_size = std::adjacent_find(p.row_dims.begin(), p.row_dims.end(), std::not_equal_to<>()) == p.row_dims.end();
+    const bool one_size =
+        std::adjacent_find(p.row_dims.begin(), p.row_dims.end(), std::not_equal_to<>()) == p.row_dims.end();
     h.number(one_size ? 1 : 0);
     for (Index i = 0; i < (one_size ? std::min<Index>(p.n, 1) : p.n); ++i) h.number(row_dim(i));
     h.entries(p.h_tt, is_uniform() ? d_->total_dim * p.d : d_->block_offsets.back());

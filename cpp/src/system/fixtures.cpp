@@ -85,7 +85,8 @@ FixtureData shape_fixture(Index n, Index k, Index basis_cols, Index d, std::uint
   }
   for (Index j = 0; j < k; ++j) {
     f.h_bb[static_cast<std::size_t>(j * k + j)] = 4.0;
-    if (j > 0) f.h_bb[static_cast<std::size_t>(j * k + j - 1)] = f.h_bb[static_cast<std::size_t>((j - 1) * k + j)] = 0.01;
+    if (j > 0)
+      f.h_bb[static_cast<std::size_t>(j * k + j - 1)] = f.h_bb[static_cast<std::size_t>((j - 1) * k + j)] = 0.01;
     f.g_beta[static_cast<std::size_t>(j)] = 0.001 * std::sin(0.017 * real(j % 193));
   }
   if (!with_target) return f;
@@ -113,9 +114,7 @@ FixtureData shape_fixture(Index n, Index k, Index basis_cols, Index d, std::uint
 
 FixtureData qwen_fixture(bool with_target) { return shape_fixture(2000, 2048, 8, 2, kQwenSeed, with_target); }
 
-FixtureData color_arm_fixture(bool with_target) {
-  return shape_fixture(180, 5120, 9, 2, kColorArmSeed, with_target);
-}
+FixtureData color_arm_fixture(bool with_target) { return shape_fixture(180, 5120, 9, 2, kColorArmSeed, with_target); }
 
 FixtureData small_fixture(std::uint64_t seed) {
   FixtureData f;
@@ -198,7 +197,8 @@ FixtureData coupled_fixture(Index n, Index d, Index k, std::uint64_t seed, doubl
     case BorderKind::dense: {
       std::vector<double> off_diagonal = zeros(k);  // a function of the distance
       for (Index j = 1; j < k; ++j) {
-        off_diagonal[static_cast<std::size_t>(j)] = 0.2 * std::cos(0.37 * real(j)) / ((1.0 + real(j)) * (1.0 + real(j)));
+        off_diagonal[static_cast<std::size_t>(j)] =
+            0.2 * std::cos(0.37 * real(j)) / ((1.0 + real(j)) * (1.0 + real(j)));
       }
       f.h_bb = zeros(k, k);
       for (Index j = 0; j < k; ++j) {

@@ -22,7 +22,7 @@ using linalg::kTile;
 
 constexpr Index kPackedBytes = Index{16} << 20;  // weighted border Jacobians packed at a time
 constexpr Index kRowsPerTask = 64;
-constexpr Index kGradientGroups = 32;            // partials of g_beta
+constexpr Index kGradientGroups = 32;  // partials of g_beta
 
 void require_finite(const double* x, Index size, const char* name, Index inner, Index middle) {
   const Index bad = validate::first_non_finite(x, size);
@@ -39,8 +39,8 @@ void require_sizes(const JacobianParts& p) {
     if (value < 0) throw InvalidArgument(name, std::to_string(value), "an integer >= 0");
   }
   if (p.row_index == nullptr && p.r != p.n) {
-    throw InvalidArgument("row_index", "none with " + std::to_string(p.r) + " residual blocks and " +
-                                           std::to_string(p.n) + " rows",
+    throw InvalidArgument("row_index",
+                          "none with " + std::to_string(p.r) + " residual blocks and " + std::to_string(p.n) + " rows",
                           "one row per residual block");
   }
   const Index size = static_cast<Index>(sizeof(double));
@@ -202,9 +202,8 @@ void accumulate_border(const JacobianParts& p, double* h_bb) {
   const auto& kernel = linalg::kernels().table<double>();
   for (Index begin = 0; begin < rows; begin += capacity) {
     const Index end = std::min(rows, begin + capacity);
-    linalg::parallel_for_if(parallel, panels, [&](Index panel) {
-      pack_panel(p, begin, end, panel, packed.data() + panel * stride);
-    });
+    linalg::parallel_for_if(parallel, panels,
+                            [&](Index panel) { pack_panel(p, begin, end, panel, packed.data() + panel * stride); });
     linalg::parallel_for_if(parallel, linalg::lower_tiles(tiles), [&](Index task) {
       const auto [i, j] = linalg::lower_tile(task);
       linalg::rank_update_tile<double>(kernel, {packed.data(), stride}, 0, end - begin, i * kTile,

@@ -76,11 +76,9 @@ struct BorderShape {
 
 [[noreturn]] void throw_asymmetric(const char* name, const std::string& where, double difference, double scale,
                                    double tolerance) {
-  throw InvalidArgument(name,
-                        where + "with max|X - X'| = " + format_number(difference) + " and max|X| = " +
-                            format_number(scale),
-                        "symmetric blocks (max|X - X'| <= " + format_number(tolerance) +
-                            " max|X|), or symmetry='average' or 'lower'");
+  throw InvalidArgument(
+      name, where + "with max|X - X'| = " + format_number(difference) + " and max|X| = " + format_number(scale),
+      "symmetric blocks (max|X - X'| <= " + format_number(tolerance) + " max|X|), or symmetry='average' or 'lower'");
 }
 
 template <class T>
@@ -152,7 +150,8 @@ struct BorderExamination {
   template <class T>
   [[noreturn]] void report_square(const T* data, Index size, Index bad, const std::string& name) const {
     const std::string where = index_text({bad / size, bad % size});
-    throw_not_finite("h_bb", static_cast<double>(data[bad]), name == "matrix" ? where + term : where + " of " + name + term);
+    throw_not_finite("h_bb", static_cast<double>(data[bad]),
+                     name == "matrix" ? where + term : where + " of " + name + term);
   }
 
   template <class T>
@@ -166,7 +165,8 @@ struct BorderExamination {
     if (!options.check_finite) return;
     const T* data = static_cast<const T*>(t.data);
     const Index bad = validate::first_non_finite(data, k);
-    if (bad >= 0) throw_not_finite("h_bb", static_cast<double>(data[bad]), index_text({bad}) + " of the diagonal" + term);
+    if (bad >= 0)
+      throw_not_finite("h_bb", static_cast<double>(data[bad]), index_text({bad}) + " of the diagonal" + term);
   }
   template <class T>
   void examine(BandedBorder& t) const {
@@ -271,7 +271,8 @@ Index lay_out(Data& data) {
     }
   }
   require_bytes(h_tt_entries, p.dtype, "the row blocks h_tt");
-  require_bytes(checked_sum(data.total_dim, p.k, "a vector of T + k entries"), DType::float64, "a vector of T + k entries");
+  require_bytes(checked_sum(data.total_dim, p.k, "a vector of T + k entries"), DType::float64,
+                "a vector of T + k entries");
   require_bytes(checked_product(data.total_dim, p.k, "the cross block h_tb (T x k)"), p.dtype,
                 "the cross block h_tb (T x k)");
   require_bytes(checked_product(p.k, p.k, "the border (k x k)"), DType::float64, "the border (k x k)");
@@ -339,8 +340,7 @@ void examine_matrix_rows(const char* name, const T* data, Index total_dim, Index
   const Index bad = validate::first_non_finite(data, total_dim * k);
   if (bad < 0) return;
   const Index t = bad / k, j = bad % k;
-  throw_not_finite(name, static_cast<double>(data[bad]),
-                   uniform ? index_text({t / d, t % d, j}) : index_text({t, j}));
+  throw_not_finite(name, static_cast<double>(data[bad]), uniform ? index_text({t / d, t % d, j}) : index_text({t, j}));
 }
 
 template <class T>
@@ -378,7 +378,8 @@ ArrowSystem ArrowSystem::make(SystemParts parts, const ValidationOptions& option
     p.border.dtype = p.dtype;
   }
   if (p.border.k != p.k) {
-    throw InvalidArgument("h_bb", "a border of width " + std::to_string(p.border.k), "width k = " + std::to_string(p.k));
+    throw InvalidArgument("h_bb", "a border of width " + std::to_string(p.border.k),
+                          "width k = " + std::to_string(p.k));
   }
   if (p.border.dtype != p.dtype) throw InvalidArgument("h_bb", "a border of another dtype", "the dtype of h_tt");
   for (const BorderTerm& term : p.border.terms) {
@@ -394,8 +395,8 @@ ArrowSystem ArrowSystem::make(SystemParts parts, const ValidationOptions& option
       examine_matrix_rows("h_tb", static_cast<const T*>(p.h_tb), data->total_dim, p.k, p.d, p.row_dims.empty());
     }
     for (std::size_t t = 0; t < p.border.terms.size(); ++t) {
-      const BorderExamination examination{
-          p.k, options, data->copies, p.border.terms.size() > 1 ? " of term " + std::to_string(t) : std::string()};
+      const BorderExamination examination{p.k, options, data->copies,
+                                          p.border.terms.size() > 1 ? " of term " + std::to_string(t) : std::string()};
       std::visit([&](auto& term) { examination.template examine<T>(term); }, p.border.terms[t]);
     }
     if (options.check_finite) {
@@ -456,10 +457,10 @@ ArrowSystem ArrowSystem::with_gradient(const void* g_t, const void* g_beta, std:
 
 namespace {
 
-constexpr Index kMaxGroups = 64;                   // partials of k entries
-constexpr Index kGroupWork = Index{1} << 16;       // entries of h_tb that a group should have
-constexpr Index kChunkBytes = Index{512} << 10;    // rows of h_tb read twice out of L2
-constexpr Index kMaxChunk = 256;                   // rows per kernel call
+constexpr Index kMaxGroups = 64;                 // partials of k entries
+constexpr Index kGroupWork = Index{1} << 16;     // entries of h_tb that a group should have
+constexpr Index kChunkBytes = Index{512} << 10;  // rows of h_tb read twice out of L2
+constexpr Index kMaxChunk = 256;                 // rows per kernel call
 
 // First row block whose rows start at or behind `t`.
 Index row_from(const ArrowSystem& s, Index t) {
@@ -564,9 +565,8 @@ void ArrowSystem::apply(std::span<const double> x_t, std::span<const double> x_b
     y_beta[j] = (ridges.beta + (ridges.damping_beta.empty() ? 0.0 : ridges.damping_beta[j])) * x_beta[j];
   }
   border().matvec_add(x_beta, y_beta);
-  with_dtype(dtype(), [&]<class T>(T) {
-    apply_rows<T>(*this, x_t.data(), x_beta.data(), y_t.data(), y_beta.data(), ridges);
-  });
+  with_dtype(dtype(),
+             [&]<class T>(T) { apply_rows<T>(*this, x_t.data(), x_beta.data(), y_t.data(), y_beta.data(), ridges); });
 }
 
 void ArrowSystem::to_dense(std::span<double> h, std::span<double> g) const {
@@ -596,7 +596,8 @@ void ArrowSystem::to_dense(std::span<double> h, std::span<double> g) const {
         h[static_cast<std::size_t>((t_dim + j) * size + t)] = value;
       }
     }
-    for (Index t = 0; t < t_dim; ++t) g[static_cast<std::size_t>(t)] = static_cast<double>(static_cast<const T*>(g_t_)[t]);
+    for (Index t = 0; t < t_dim; ++t)
+      g[static_cast<std::size_t>(t)] = static_cast<double>(static_cast<const T*>(g_t_)[t]);
     for (Index j = 0; j < k(); ++j) {
       g[static_cast<std::size_t>(t_dim + j)] = static_cast<double>(static_cast<const T*>(g_beta_)[j]);
     }

@@ -212,7 +212,8 @@ void average_square(const T* x, Index k, T* out) {
         const T* a = x + (i + r) * k + j;
         const T* b = mirror + r * kTileStride;
         T* to = out + (i + r) * k + j;
-        for (Index c = 0; c < cols; ++c) to[c] = T(0.5) * a[c] + T(0.5) * b[c];  // halves first: the sum cannot overflow
+        for (Index c = 0; c < cols; ++c)
+          to[c] = T(0.5) * a[c] + T(0.5) * b[c];  // halves first: the sum cannot overflow
       }
     }
   });
