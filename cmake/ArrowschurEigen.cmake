@@ -21,6 +21,15 @@ endif()
 
 add_library(arrowschur_eigen INTERFACE)
 get_target_property(eigen_include Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
+if(in_wheel AND package)
+  # pip's build environment has another path each time: headers of our own keep a repeated `pip install .` incremental.
+  set(copy "${PROJECT_BINARY_DIR}/eigen-${Eigen3_VERSION}")
+  if(NOT EXISTS "${copy}/complete")
+    file(COPY "${eigen_include}/Eigen" DESTINATION "${copy}")
+    file(TOUCH "${copy}/complete")
+  endif()
+  set(eigen_include "${copy}")
+endif()
 target_include_directories(arrowschur_eigen SYSTEM INTERFACE ${eigen_include})
 # The library has its own threads.
 target_compile_definitions(arrowschur_eigen INTERFACE EIGEN_DONT_PARALLELIZE)

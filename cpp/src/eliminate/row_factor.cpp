@@ -105,8 +105,10 @@ ChunkFailures factor_group(const RowRun& run, const Ridges& ridges, const backen
   const Index chunk = d > linalg::kMaxSmall ? 1 : kChunk;
   Buffer<T> blocks(chunk * dd), shift(chunk * d), kappa(chunk), pivot(chunk);
   Buffer<int> index(chunk);
-  const bool guard_lifts = !policy.evidence && (policy.guards == Guards::absolute ? policy.lift != RowLift::never
-                                                                                   : policy.lift == RowLift::guard);
+  // Rows that are positive definite but miss the guard fail where the caller asked for that, and always under the published
+  // thresholds; "never" forbids lifts, it does not ask for more than positive definite rows.
+  const bool guarded = !policy.evidence && (policy.guards == Guards::absolute ? policy.lift != RowLift::never
+                                                                              : policy.lift == RowLift::guard);
   linalg::FactorRowsArgs<T> args;
   args.d = d;
   args.guard = policy.evidence ? linalg::RowGuard::none
@@ -137,16 +139,20 @@ ChunkFailures factor_group(const RowRun& run, const Ridges& ridges, const backen
         result.rows.push_back({part.row(i), index[i], static_cast<double>(pivot[i]), 0.0});
         continue;
       }
-      if (!policy.evidence) result.kappa_max = std::max(result.kappa_max, estimate);
-      if (!guard_lifts) continue;
-      double min_pivot = std::numeric_limits<double>::infinity(), scale = 0.0;
-      for (Index r = 0; r < d; ++r) {
-        const double l = static_cast<double>(args.l[i * dd + r * d + r]);
-        min_pivot = std::min(min_pivot, l * l);
-        scale = std::max(scale, std::abs(static_cast<double>(args.a[i * dd + r * d + r])));
+      bool missed = false;
+      if (guarded) {
+        double min_pivot = std::numeric_limits<double>::infinity(), scale = 0.0;
+        for (Index r = 0; r < d; ++r) {
+          const double l = static_cast<double>(args.l[i * dd + r * d + r]);
+          min_pivot = std::min(min_pivot, l * l);
+          scale = std::max(scale, std::abs(static_cast<double>(args.a[i * dd + r * d + r])));
+        }
+        missed = misses_guard(policy.guards, unit_roundoff<T>(), estimate, min_pivot, scale, d);
       }
-      if (misses_guard(policy.guards, unit_roundoff<T>(), estimate, min_pivot, scale, d)) {
+      if (missed) {
         result.rows.push_back({part.row(i), -1, 0.0, estimate});
+      } else if (!policy.evidence) {
+        result.kappa_max = std::max(result.kappa_max, estimate);
       }
     }
   }

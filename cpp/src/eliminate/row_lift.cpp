@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "eliminate/row_access.hpp"
+#include "system/scale.hpp"
 
 namespace arrowschur::eliminate {
 namespace {
@@ -129,11 +130,13 @@ Lift lift_relative(const ArrowSystem& s, const Ridges& ridges, double unit, Inde
   if (eigen.info() != Eigen::Success || !a.allFinite()) return lift;
   const double deficit = std::max(0.0, -eigen.eigenvalues().minCoeff());
   const double root_eps = 1.0 / safe_condition(unit);
-  double margin = 16.0 * d * (norm_inf(h) + 2.0 * deficit) * root_eps;
+  double size = norm_inf(h) + 2.0 * deficit;
+  if (size == 0.0) size = system::max_abs(s);
+  double margin = 16.0 * d * size * root_eps;
   const double coupling = 2.0 * static_cast<double>(failing_rows) * coupling_of(s, ridges, row).weighted;
   for (int attempt = 0; attempt <= 4; ++attempt, margin *= 16.0) {
     const double ridge = ridges.t + 2.0 * deficit + std::max(margin, coupling);
-    if (!(ridge > 0.0) || !std::isfinite(ridge)) return lift;  // a zero, uncoupled block at ridge 0
+    if (!(ridge > 0.0) || !std::isfinite(ridge)) return lift;  // a zero system at ridge 0
     lift.last_tried = ridge;
     const Trial t = try_block(block_at(s, ridges, row, ridge), Guards::relative);
     lift.kappa = t.kappa;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "arrowschur/error.hpp"
 
@@ -19,7 +20,7 @@ Index entries(Index rows, Index m) {
 }
 
 void check_size(const char* name, std::size_t size, Index expected, const char* shape) {
-  if (size == static_cast<std::size_t>(expected)) return;
+  if (std::cmp_equal(size, expected)) return;
   throw InvalidArgument(name, std::to_string(size) + " entries", std::to_string(expected) + " entries (" + shape + ")");
 }
 
@@ -31,7 +32,7 @@ void check_input(const char* name, std::span<const double> values, Index expecte
     double sum = 0.0;
     for (const double v : chunk) sum += v * 0.0;  // NaN as soon as one entry is not finite
     if (sum == 0.0) continue;
-    const auto bad = std::find_if_not(chunk.begin(), chunk.end(), [](double v) { return std::isfinite(v); });
+    const auto bad = std::ranges::find_if_not(chunk, [](double v) { return std::isfinite(v); });
     const auto index = begin + static_cast<std::size_t>(bad - chunk.begin());
     throw InvalidArgument(name, std::to_string(*bad) + " at index " + std::to_string(index), "finite values");
   }

@@ -36,7 +36,7 @@ void ArrowFactor::schur_apply(std::span<const double> v, std::span<double> out, 
   if (size == 0) return;
   if (!evidence::overlap(v, out)) return frame.schur_apply(v.data(), out.data(), m);
   linalg::Buffer<double> copy(size);
-  std::copy(v.begin(), v.end(), copy.begin());
+  std::ranges::copy(v, copy.begin());
   frame.schur_apply(copy.data(), out.data(), m);
 }
 

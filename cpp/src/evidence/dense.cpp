@@ -1,7 +1,6 @@
 #include "evidence/dense.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "linalg/blas.hpp"
@@ -16,8 +15,8 @@ using linalg::kTile;
 using linalg::parallel_for_if;
 
 namespace {
-constexpr Index kStripe = 64;      // columns per task
-constexpr Index kChunk = 1 << 14;  // entries per task of a vector operation
+constexpr Index kStripe = 64;    // columns per task
+constexpr Index kChunk = 16384;  // entries per task of a vector operation
 
 constexpr Index pieces(Index size, Index piece) { return (size + piece - 1) / piece; }
 }  // namespace
@@ -66,7 +65,7 @@ void gram_lower(Index rows, Index cols, const double* x, Index ldx, double* out,
     for (Index t = 0; t < tiles; ++t) {
       const auto part = first.subspan(static_cast<std::size_t>(t * kTile),
                                       static_cast<std::size_t>(std::min(kTile, cols - t * kTile)));
-      zeros[static_cast<std::size_t>(t)] = *std::min_element(part.begin(), part.end());
+      zeros[static_cast<std::size_t>(t)] = *std::ranges::min_element(part);
     }
   }
   // Row-major C = X'X is column-major C' = X X' of the column-major view X [cols, rows].

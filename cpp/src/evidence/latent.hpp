@@ -17,7 +17,7 @@
 namespace arrowschur::evidence {
 
 // Entries of Z of a batch (32 MiB): 768 flat rows at k = 5120, 4096 at k <= 1024.
-inline constexpr Index kBatchEntries = Index{1} << 22;
+inline constexpr Index kBatchEntries = Index{4} * 1024 * 1024;
 inline constexpr Index kBatchRowsMin = 256;
 inline constexpr Index kBatchRowsMax = 4096;
 

@@ -46,7 +46,7 @@ void ArrowFactor::predict(std::span<const double> delta_beta, std::span<const do
   if (delta_g_t.empty()) {
     evidence::fill_zero(rows, g.data());
   } else {
-    std::copy(delta_g_t.begin(), delta_g_t.end(), g.begin());
+    std::ranges::copy(delta_g_t, g.begin());
   }
   frame.expand(g.data(), delta_beta.data(), delta_t.data(), nullptr);
 }

@@ -12,6 +12,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -27,21 +28,22 @@ namespace {
 
 constexpr const char* kFileName = "libarrowschur_openblas.so";
 
-// Variables added to the environment for the lifetime of the object.
+// Variables set, or (without a value) absent, for the lifetime of the object.
 //
 // setenv() could free a string that another thread has just got from getenv(), and would leave the array changed. So the
 // whole array is replaced by an extended copy and the original pointer put back: afterwards the environment is the same
 // object as before. The copies are never freed, because another thread may still be reading them.
 class EnvironmentOverlay {
  public:
-  using Variables = std::vector<std::pair<std::string, std::string>>;
+  using Variables = std::vector<std::pair<std::string, std::optional<std::string>>>;
 
   explicit EnvironmentOverlay(const Variables& variables) : outer_(environ) {
     auto copy = std::make_unique<Copy>();
     for (const auto& [name, value] : variables) {
       const char* old = std::getenv(name.c_str());
       before_.push_back({name, old == nullptr ? std::string() : std::string(old), old != nullptr});
-      copy->strings.push_back(std::make_unique<std::string>(name + '=' + value));
+      if (!value) continue;
+      copy->strings.push_back(std::make_unique<std::string>(name + '=' + *value));
       copy->array.push_back(copy->strings.back()->data());
     }
     for (char** entry = outer_; entry != nullptr && *entry != nullptr; ++entry) {
@@ -109,14 +111,18 @@ bool avx512_must_be_asked_for() {
 #endif
 }
 
+// OPENBLAS_CORETYPE, often set for a whole container, speaks to the OpenBLAS of NumPy and SciPy; this private copy has a
+// knob of its own, ARROWSCHUR_BLAS_KERNELS, with the same values. An empty value lets OpenBLAS detect the CPU.
+std::optional<std::string> kernels_to_ask_for() {
+  if (const char* chosen = std::getenv("ARROWSCHUR_BLAS_KERNELS")) {
+    return *chosen == '\0' ? std::nullopt : std::optional<std::string>(chosen);
+  }
+  return avx512_must_be_asked_for() ? std::optional<std::string>("SKYLAKEX") : std::nullopt;
+}
+
 EnvironmentOverlay::Variables load_settings() {
   // One thread: OpenBLAS then starts none of its own, and parallelism is the business of the library's pool.
-  EnvironmentOverlay::Variables variables{{"OPENBLAS_NUM_THREADS", "1"}};
-  const char* chosen = std::getenv("OPENBLAS_CORETYPE");  // the user's choice stands
-  if ((chosen == nullptr || *chosen == '\0') && avx512_must_be_asked_for()) {
-    variables.emplace_back("OPENBLAS_CORETYPE", "SKYLAKEX");
-  }
-  return variables;
+  return {{"OPENBLAS_NUM_THREADS", "1"}, {"OPENBLAS_CORETYPE", kernels_to_ask_for()}};
 }
 
 std::string directory_of(const std::string& path) {

@@ -4,47 +4,16 @@
 #include <cmath>
 
 #include "arrowschur/error.hpp"
-#include "eliminate/row_access.hpp"
 #include "linalg/buffer.hpp"
 #include "linalg/pool.hpp"
 #include "newton/solver.hpp"
+#include "system/scale.hpp"
 
 namespace arrowschur {
 namespace {
 
-// Largest |entry| of h_tt (lower triangles), and of the whole system, for the scale of escalated ridges.
-double max_abs_rows(const ArrowSystem& s) {
-  double m = 0.0;
-  eliminate::with_storage(s.dtype(), s.h_tt(), [&](const auto* a) {
-    for (Index i = 0; i < s.n(); ++i) {
-      const auto* block = a + s.block_offset(i);
-      const Index d = s.row_dim(i);
-      for (Index r = 0; r < d; ++r) {
-        for (Index c = 0; c <= r; ++c) m = std::max(m, std::abs(static_cast<double>(block[r * d + c])));
-      }
-    }
-  });
-  return m;
-}
-double max_abs_border(const ArrowSystem& s) {
-  std::vector<double> diagonal(static_cast<std::size_t>(s.k()));
-  s.border().diagonal_add(diagonal);
-  double m = 0.0;
-  for (const double v : diagonal) m = std::max(m, std::abs(v));
-  return m;
-}
-double max_abs_cross(const ArrowSystem& s) {
-  double m = 0.0;
-  eliminate::with_storage(s.dtype(), s.h_tb(), [&](const auto* b) {
-    for (Index j = 0; j < s.total_dim() * s.k(); ++j) m = std::max(m, std::abs(static_cast<double>(b[j])));
-  });
-  return m;
-}
-
 // A scale for the first ridge of one part: its own, else the whole system's; 0 when everything is 0.
-double first_scale(double own, const ArrowSystem& s) {
-  return own > 0.0 ? own : std::max({max_abs_rows(s), max_abs_border(s), max_abs_cross(s)});
-}
+double first_scale(double own, const ArrowSystem& s) { return own > 0.0 ? own : system::max_abs(s); }
 
 Ridges raised(const Ridges& r, double t, double beta) {
   Ridges out = r;
@@ -116,10 +85,10 @@ NewtonStep newton_step_escalated(const ArrowSystem& s, const Ridges& ridges, con
         continue;
       }
       if (dynamic_cast<const RowFactorError*>(&error) != nullptr) {
-        if (!raise(shift_t, raised_t, escalation.initial_ridge * first_scale(max_abs_rows(s), s))) throw;
+        if (!raise(shift_t, raised_t, escalation.initial_ridge * first_scale(system::max_abs_rows(s), s))) throw;
         continue;
       }
-      double first = escalation.initial_ridge * first_scale(max_abs_border(s), s);
+      double first = escalation.initial_ridge * first_scale(system::max_abs_border(s), s);
       if (const auto* schur = dynamic_cast<const SchurFactorError*>(&error)) {
         const double advice = schur->suggested_ridge - now.beta;
         if (std::isfinite(advice) && advice > 0.0) first = advice;

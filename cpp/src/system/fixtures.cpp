@@ -11,17 +11,23 @@ namespace {
 constexpr std::uint64_t kQwenSeed = 0x10170003D3A15EEDu;
 constexpr std::uint64_t kColorArmSeed = 0x1017C0102A125EEDu;
 
-// A vector of a x b x c zeros; sizes that no memory holds are MemoryBudgetExceeded, not an allocation failure.
+// A vector of a x b x c zeros; require_shape() has seen to it that this does not overflow.
 std::vector<double> zeros(Index a, Index b = 1, Index c = 1) {
+  return std::vector<double>(static_cast<std::size_t>(a * b * c));
+}
+
+void require_bytes(Index a, Index b, Index c) {
   const Index entries = checked_product(checked_product(a, b, "a fixture"), c, "a fixture");
   checked_product(entries, static_cast<Index>(sizeof(double)), "a fixture");
-  return std::vector<double>(static_cast<std::size_t>(entries));
 }
 
 void require_shape(Index n, Index d, Index k) {
   if (n < 0) throw InvalidArgument("n", std::to_string(n), "an integer >= 0");
   if (d < 1) throw InvalidArgument("d", std::to_string(d), "an integer >= 1");
   if (k < 0) throw InvalidArgument("k", std::to_string(k), "an integer >= 0");
+  require_bytes(n, d, d);
+  require_bytes(n, d, k);
+  require_bytes(2, k, k);
 }
 
 double real(Index i) { return static_cast<double>(i); }
@@ -55,6 +61,7 @@ ArrowSystem FixtureData::system() const {
 FixtureData shape_fixture(Index n, Index k, Index basis_cols, Index d, std::uint64_t seed, bool with_target) {
   require_shape(n, d, k);
   if (basis_cols < 0) throw InvalidArgument("basis_cols", std::to_string(basis_cols), "an integer >= 0");
+  require_bytes(n, basis_cols, 1);
   FixtureData f;
   f.n = n;
   f.d = d;

@@ -459,7 +459,7 @@ namespace {
 
 constexpr Index kMaxGroups = 64;                 // partials of k entries
 constexpr Index kGroupWork = Index{1} << 16;     // entries of h_tb that a group should have
-constexpr Index kChunkBytes = Index{512} << 10;  // rows of h_tb read twice out of L2
+constexpr Index kChunkBytes = Index{256} << 10;  // rows of h_tb read twice: fit L2, and their pages fit the TLB
 constexpr Index kMaxChunk = 256;                 // rows per kernel call
 
 // First row block whose rows start at or behind `t`.

@@ -68,11 +68,21 @@ constexpr Index kFiniteChunk = Index{1} << 16;
 constexpr Index kTile = 64;
 constexpr Index kTileStride = kTile + 8;  // not a power of two: the columns of a tile do not share a cache set
 
-// Tile (i, j) with rows x cols entries and its mirror image, copied transposed into `mirror`.
+// Short pieces of many rows are no stream that the hardware would see coming: ask for the next tile's piece.
 template <class T>
-void load_mirror(const T* x, Index k, Index i, Index j, Index rows, Index cols, T* mirror) {
+void prefetch_piece(const T* p) {
+  for (Index line = 0; line < kTile * static_cast<Index>(sizeof(T)); line += 64) {
+    __builtin_prefetch(reinterpret_cast<const char*>(p) + line);
+  }
+}
+
+// Tile (i, j) with rows x cols entries: its mirror image, copied transposed into `mirror`. `next`: tile (i, j + kTile)
+// follows.
+template <class T>
+void load_mirror(const T* x, Index k, Index i, Index j, Index rows, Index cols, bool next, T* mirror) {
   for (Index c = 0; c < cols; ++c) {
     const T* from = x + (j + c) * k + i;
+    if (next && j + c + kTile < k) prefetch_piece(from + kTile * k);
     for (Index r = 0; r < rows; ++r) mirror[r * kTileStride + c] = from[r];
   }
 }
@@ -179,16 +189,21 @@ SymmetryFacts examine_square(const T* x, Index k) {
   const Index tiles = (k + kTile - 1) / kTile;
   std::vector<SymmetryFacts> of_row(static_cast<std::size_t>(tiles));
   linalg::parallel_for_if(k * k >= linalg::kParallelWork, tiles, [&](Index task) {
-    const Index row = tiles - 1 - task;  // the longest rows of tiles first
-    const Index i = row * kTile, rows = std::min(kTile, k - i);
+    const Index tile_row = tiles - 1 - task;  // the longest rows of tiles first
+    const Index i = tile_row * kTile, rows = std::min(kTile, k - i);
     TileMaxima<T> maxima;
     alignas(64) T mirror[kTile * kTileStride];
     for (Index j = 0; j <= i; j += kTile) {
       const Index cols = std::min(kTile, k - j);
-      load_mirror(x, k, i, j, rows, cols, mirror);
-      for (Index r = 0; r < rows; ++r) maxima.add_row(x + (i + r) * k + j, mirror + r * kTileStride, cols);
+      const bool next = j < i;
+      load_mirror(x, k, i, j, rows, cols, next, mirror);
+      for (Index r = 0; r < rows; ++r) {
+        const T* from = x + (i + r) * k + j;
+        if (next) prefetch_piece(from + kTile);
+        maxima.add_row(from, mirror + r * kTileStride, cols);
+      }
     }
-    of_row[static_cast<std::size_t>(row)] = maxima.facts();
+    of_row[static_cast<std::size_t>(tile_row)] = maxima.facts();
   });
   SymmetryFacts all;
   for (const SymmetryFacts& f : of_row) {
@@ -207,7 +222,7 @@ void average_square(const T* x, Index k, T* out) {
     alignas(64) T mirror[kTile * kTileStride];
     for (Index j = 0; j < k; j += kTile) {
       const Index cols = std::min(kTile, k - j);
-      load_mirror(x, k, i, j, rows, cols, mirror);
+      load_mirror(x, k, i, j, rows, cols, j + kTile < k, mirror);
       for (Index r = 0; r < rows; ++r) {
         const T* a = x + (i + r) * k + j;
         const T* b = mirror + r * kTileStride;

@@ -1,0 +1,187 @@
+// Repeated solves on one factor allocate nothing, and a repeated newton_step touches no fresh large memory. Every
+// allocation of the process is counted, whoever makes it: this program replaces the C library's functions.
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define COUNT_WITH_SANITIZER 1
+#include <sanitizer/allocator_interface.h>
+#endif
+
+#include "arrowschur/factor.hpp"
+#include "arrowschur/newton.hpp"
+#include "arrowschur/threads.hpp"
+#include "check.hpp"
+#include "newton/support.hpp"
+
+namespace {
+
+std::atomic<long> g_count{0}, g_large{0};
+constexpr std::size_t kLarge = std::size_t{1} << 20;
+
+void note(std::size_t bytes) {
+  g_count.fetch_add(1, std::memory_order_relaxed);
+  if (bytes >= kLarge) g_large.fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+#ifdef COUNT_WITH_SANITIZER
+// The sanitizer's own allocator must stay in charge; it reports what it does.
+static const int g_installed = __sanitizer_install_malloc_and_free_hooks(
+    [](const volatile void*, std::size_t bytes) { note(bytes); }, [](const volatile void*) {});
+#elif defined(__GLIBC__)
+extern "C" {
+void* __libc_malloc(std::size_t);
+void* __libc_calloc(std::size_t, std::size_t);
+void* __libc_realloc(void*, std::size_t);
+void* __libc_memalign(std::size_t, std::size_t);
+void __libc_free(void*);
+
+void* malloc(std::size_t bytes) {
+  note(bytes);
+  return __libc_malloc(bytes);
+}
+void* calloc(std::size_t count, std::size_t bytes) {
+  note(count * bytes);
+  return __libc_calloc(count, bytes);
+}
+void* realloc(void* p, std::size_t bytes) {
+  note(bytes);
+  return __libc_realloc(p, bytes);
+}
+void* aligned_alloc(std::size_t align, std::size_t bytes) {
+  note(bytes);
+  return __libc_memalign(align, bytes);
+}
+void* memalign(std::size_t align, std::size_t bytes) {
+  note(bytes);
+  return __libc_memalign(align, bytes);
+}
+int posix_memalign(void** out, std::size_t align, std::size_t bytes) {
+  note(bytes);
+  *out = __libc_memalign(align, bytes);
+  return *out == nullptr ? ENOMEM : 0;
+}
+void free(void* p) { __libc_free(p); }
+}
+#else
+// Without glibc only C++ allocations are seen.
+void* operator new(std::size_t bytes) {
+  note(bytes);
+  if (void* p = std::malloc(bytes)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+#endif
+
+using namespace arrowschur;
+
+namespace {
+
+struct Case {
+  const char* name;
+  support::OwnedSystem data;
+};
+
+// One row, thin, wide, ragged with rows that go through BLAS.
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  all.push_back({"hand", support::hand()});
+  all.push_back({"thin", support::definite(std::vector<Index>(2000, 3), 96, 1)});
+  all.push_back({"wide", support::definite(std::vector<Index>(100, 2), 700, 2)});
+  all.push_back({"ragged", support::definite(support::mixed_dims(300), 40, 3)});
+  return all;
+}
+
+}  // namespace
+
+TEST(TheCounterCounts) {
+  const long before = g_count.load();
+  std::vector<double> v(100);
+  v.front() = 1.0;
+  CHECK(g_count.load() > before);
+}
+
+TEST(RepeatedSolvesOnOneFactorAllocateNothing) {
+  for (const Case& c : cases()) {
+    const auto system = ArrowSystem::make(c.data.parts());
+    for (const int threads : {1, 2}) {
+      SolveOptions options;
+      options.num_threads = threads;
+      const ArrowFactor factor = factorize(system, {0.5, 0.25}, options);
+      for (const Index m : {1, 2, 7, 64}) {
+        const auto w_t = support::random_vector(system.total_dim() * m, 1);
+        const auto w_beta = support::random_vector(system.k() * m, 2);
+        std::vector<double> x_t(w_t.size()), x_beta(w_beta.size());
+        factor.solve(w_t, w_beta, x_t, x_beta, m);
+
+        const long before = g_count.load();
+        for (int repeat = 0; repeat < 5; ++repeat) factor.solve(w_t, w_beta, x_t, x_beta, m);
+        const long made = g_count.load() - before;
+
+        CHECK_EQUAL(made, 0L);
+        if (made != 0) std::cout << "  " << c.name << ", m = " << m << ", threads = " << threads << "\n";
+      }
+    }
+  }
+}
+
+TEST(SolvesInPlaceAllocateNothing) {
+  const Case c = {"thin", support::definite(std::vector<Index>(2000, 3), 96, 1)};
+  const auto system = ArrowSystem::make(c.data.parts());
+  const ArrowFactor factor = factorize(system);
+  auto x_t = support::random_vector(system.total_dim(), 1), x_beta = support::random_vector(system.k(), 2);
+  factor.solve(x_t, x_beta, x_t, x_beta);
+  const long before = g_count.load();
+  factor.solve(x_t, x_beta, x_t, x_beta);
+  CHECK_EQUAL(g_count.load() - before, 0L);
+}
+
+TEST(RepeatedBorderProductsAllocateNothing) {
+  for (const Case& c : cases()) {
+    const auto system = ArrowSystem::make(c.data.parts());
+    const ArrowFactor factor = factorize(system);
+    const auto v = support::random_vector(system.k(), 2);
+    std::vector<double> out(v.size());
+    factor.schur_apply(v, out);
+    factor.border_inverse_apply(v, out);
+    const long before = g_count.load();
+    factor.schur_apply(v, out);
+    factor.border_inverse_apply(v, out);
+    CHECK_EQUAL(g_count.load() - before, 0L);
+  }
+}
+
+// Decision: page faults cost as much as the arithmetic, so a thread keeps its scratch memory. What is left are results.
+TEST(ARepeatedStepTouchesNoFreshLargeMemory) {
+  for (const Case& c : cases()) {
+    const auto system = ArrowSystem::make(c.data.parts());
+    SolveOptions options;
+    options.num_threads = 1;
+    newton_step(system, {0.5, 0.25}, options);
+    const long before = g_large.load();
+    newton_step(system, {0.5, 0.25}, options);
+    CHECK_EQUAL(g_large.load() - before, 0L);
+  }
+}
+
+TEST(WithoutACacheScratchMemoryIsReturned) {
+  const Index limit = workspace_cache_bytes();
+  set_workspace_cache_bytes(0);
+  clear_workspaces();
+  const auto data = support::definite(std::vector<Index>(100, 2), 700, 2);
+  const auto system = ArrowSystem::make(data.parts());
+  newton_step(system);
+  const long before = g_large.load();
+  newton_step(system);
+  CHECK(g_large.load() > before);
+  set_workspace_cache_bytes(limit);
+}
+
+CHECK_MAIN()

@@ -1,0 +1,183 @@
+#include <cmath>
+#include <limits>
+
+#include "arrowschur/error.hpp"
+#include "arrowschur/system.hpp"
+#include "check.hpp"
+#include "linalg/pool.hpp"
+#include "system/support.hpp"
+
+using namespace arrowschur;
+using support::random_vector;
+
+namespace {
+
+struct Equations {
+  std::vector<double> h_tt, h_tb, h_bb, g_t, g_beta;
+  bool operator==(const Equations&) const = default;
+};
+
+// Owns random Jacobians.
+struct Problem {
+  JacobianParts p;
+  std::vector<double> j_t, j_beta, residual, weights;
+  std::vector<Index> row_index;
+
+  Problem(Index n, Index d, Index k, Index r, Index q, std::uint64_t seed)
+      : j_t(random_vector(r * q * d, seed)),
+        j_beta(random_vector(r * q * k, seed + 1)),
+        residual(random_vector(r * q, seed + 2)) {
+    p.n = n;
+    p.d = d;
+    p.k = k;
+    p.r = r;
+    p.q = q;
+  }
+  void weigh(bool per_residual) {
+    weights = random_vector(per_residual ? p.r * p.q : p.r, 77);
+    for (double& w : weights) w = std::fabs(w);
+    p.weights_per_residual = per_residual;
+  }
+  void scatter() {  // rows seen several times, in no order; some never
+    for (Index b = 0; b < p.r; ++b) row_index.push_back(b * b % std::max<Index>(p.n - 1, 1));
+  }
+  JacobianParts parts() const {
+    JacobianParts out = p;
+    out.j_t = j_t.data();
+    out.j_beta = j_beta.data();
+    out.residual = residual.data();
+    out.weights = weights.empty() ? nullptr : weights.data();
+    out.row_index = row_index.empty() ? nullptr : row_index.data();
+    return out;
+  }
+};
+
+Equations empty_equations(const JacobianParts& p, double fill) {
+  const auto make = [&](Index size) { return std::vector<double>(static_cast<std::size_t>(size), fill); };
+  return {make(p.n * p.d * p.d), make(p.n * p.d * p.k), make(p.k * p.k), make(p.n * p.d), make(p.k)};
+}
+
+Equations solve(const JacobianParts& p) {
+  Equations e = empty_equations(p, 1e300);  // must be overwritten
+  normal_equations(p, e.h_tt.data(), e.h_tb.data(), e.h_bb.data(), e.g_t.data(), e.g_beta.data());
+  return e;
+}
+
+// The formulas, residual by residual.
+Equations reference(const JacobianParts& p) {
+  Equations e = empty_equations(p, 0.0);
+  const auto at = [](Index i) { return static_cast<std::size_t>(i); };
+  for (Index b = 0; b < p.r; ++b) {
+    const Index i = p.row_index == nullptr ? b : p.row_index[b];
+    for (Index s = 0; s < p.q; ++s) {
+      const double w = p.weights == nullptr ? 1.0 : p.weights[p.weights_per_residual ? b * p.q + s : b];
+      const double* t = p.j_t + (b * p.q + s) * p.d;
+      const double* beta = p.j_beta + (b * p.q + s) * p.k;
+      const double residual = w * p.residual[b * p.q + s];
+      for (Index r = 0; r < p.d; ++r) {
+        for (Index c = 0; c < p.d; ++c) e.h_tt[at((i * p.d + r) * p.d + c)] += w * t[r] * t[c];
+        for (Index j = 0; j < p.k; ++j) e.h_tb[at((i * p.d + r) * p.k + j)] += w * t[r] * beta[j];
+        e.g_t[at(i * p.d + r)] += t[r] * residual;
+      }
+      for (Index j = 0; j < p.k; ++j) {
+        for (Index l = 0; l < p.k; ++l) e.h_bb[at(j * p.k + l)] += w * beta[j] * beta[l];
+        e.g_beta[at(j)] += beta[j] * residual;
+      }
+    }
+  }
+  return e;
+}
+
+void compare(const Problem& problem) {
+  const Equations got = solve(problem.parts()), expected = reference(problem.parts());
+  CHECK_NEAR(got.h_tt, expected.h_tt, 1e-13);
+  CHECK_NEAR(got.h_tb, expected.h_tb, 1e-13);
+  CHECK_NEAR(got.h_bb, expected.h_bb, 1e-13);
+  CHECK_NEAR(got.g_t, expected.g_t, 1e-13);
+  CHECK_NEAR(got.g_beta, expected.g_beta, 1e-13);
+  for (Index j = 0; j < problem.p.k; ++j) {
+    for (Index l = 0; l < j; ++l) {
+      CHECK(got.h_bb[static_cast<std::size_t>(j * problem.p.k + l)] ==
+            got.h_bb[static_cast<std::size_t>(l * problem.p.k + j)]);
+    }
+  }
+}
+
+}  // namespace
+
+TEST(OneResidualBlockPerRow) {
+  for (const Index k : {1, 5, 30, 200}) {
+    for (const Index d : {1, 2, 4}) compare(Problem(13, d, k, 13, 3, 1));
+  }
+}
+
+TEST(RowsSeenBySeveralBlocks) {
+  Problem problem(7, 3, 25, 40, 2, 2);
+  problem.scatter();
+  compare(problem);
+}
+
+TEST(WeightsPerBlockAndPerResidual) {
+  for (const bool per_residual : {false, true}) {
+    Problem problem(9, 2, 33, 31, 4, 3);
+    problem.scatter();
+    problem.weigh(per_residual);
+    compare(problem);
+  }
+}
+
+TEST(EmptyExtents) {
+  compare(Problem(3, 2, 0, 3, 2, 4));
+  compare(Problem(3, 0, 4, 3, 2, 4));
+  compare(Problem(0, 2, 4, 0, 2, 4));
+  compare(Problem(3, 2, 4, 3, 0, 4));
+}
+
+TEST(TheNumberOfThreadsChangesNoBit) {
+  Problem problem(300, 2, 210, 1500, 2, 5);  // several super-chunks are not needed: tiles and groups are
+  problem.scatter();
+  problem.weigh(true);
+  Equations one, four;
+  {
+    const linalg::ThreadScope threads(1);
+    one = solve(problem.parts());
+  }
+  {
+    const linalg::ThreadScope threads(4);
+    four = solve(problem.parts());
+  }
+  CHECK(one == four);
+  compare(problem);
+}
+
+TEST(BadInputsAreNamed) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto broken = [](auto change) {
+    Problem problem(4, 2, 3, 4, 2, 6);
+    problem.weigh(false);
+    problem.row_index = {0, 1, 2, 3};
+    change(problem);
+    return solve(problem.parts());
+  };
+
+  CHECK_THROWS_WITH(InvalidArgument, "j_t: got nan at [1, 0, 1]", broken([&](Problem& b) { b.j_t[5] = nan; }));
+  CHECK_THROWS_WITH(InvalidArgument, "j_beta: got nan at [3, 1, 2]", broken([&](Problem& b) { b.j_beta[23] = nan; }));
+  CHECK_THROWS_WITH(InvalidArgument, "residual: got nan at [2, 1]", broken([&](Problem& b) { b.residual[5] = nan; }));
+  CHECK_THROWS_WITH(InvalidArgument, "weights: got nan at [2]", broken([&](Problem& b) { b.weights[2] = nan; }));
+  CHECK_THROWS_WITH(InvalidArgument, "weights: got -1 at index 2", broken([](Problem& b) { b.weights[2] = -1.0; }));
+  CHECK_THROWS_WITH(InvalidArgument, "row_index: got 4 at index 1", broken([](Problem& b) { b.row_index[1] = 4; }));
+  CHECK_THROWS_WITH(InvalidArgument, "row_index: got -1", broken([](Problem& b) { b.row_index[0] = -1; }));
+  CHECK_THROWS_WITH(InvalidArgument, "row_index: got none", broken([](Problem& b) {
+                      b.row_index.clear();
+                      b.p.n = 5;
+                    }));
+  CHECK_THROWS_WITH(InvalidArgument, "q: got -1", broken([](Problem& b) { b.p.q = -1; }));
+  JacobianParts null;
+  null.n = null.r = null.q = null.d = null.k = 1;
+  CHECK_THROWS_WITH(InvalidArgument, "j_t: got a null pointer",
+                    normal_equations(null, nullptr, nullptr, nullptr, nullptr, nullptr));
+  null.k = null.r = null.n = Index{1} << 40;
+  CHECK_THROWS(MemoryBudgetExceeded, normal_equations(null, nullptr, nullptr, nullptr, nullptr, nullptr));
+}
+
+CHECK_MAIN()

@@ -1,0 +1,309 @@
+"""Section 23 and T33: what holds for every system, checked on systems that hypothesis makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import reference
+import systems
+from hypothesis import given
+from systems import FORMS, HAND, Parts
+from test_newton import whole
+
+import arrowschur_native as asn
+
+MODES = ("auto", "direct", "sqrt_ba")
+RIDGES = st.sampled_from([(0.0, 0.0), (0.5, 0.0), (0.0, 0.25), (1e-3, 2.0)])
+
+
+@st.composite
+def random_systems(draw: st.DrawFn, min_rows: int = 0, min_k: int = 0, forms: tuple[str, ...] = FORMS) -> Parts:
+    if draw(st.booleans()):
+        dims = [draw(st.integers(1, 6))] * draw(st.integers(min_rows, 30))
+    else:
+        dims = draw(st.lists(st.integers(0, 6), min_size=min_rows, max_size=30))
+    k = draw(st.integers(min_k, 20))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return systems.random_parts(dims, k, draw(st.sampled_from(forms)), seed, draw(st.sampled_from([0.0, 0.5, 0.9])))
+
+
+def gradient(parts: Parts) -> np.ndarray:
+    return np.concatenate((parts.g_t, parts.g_beta))
+
+
+@given(parts=random_systems(), ridges=RIDGES)
+def test_t33_i1_the_step_is_a_descent_direction(parts: Parts, ridges: tuple[float, float]) -> None:
+    hypothesis.assume(gradient(parts).any())
+    for mode in MODES:
+        step = asn.newton_step(
+            parts.system(), ridge_t=ridges[0], ridge_beta=ridges[1], options=asn.SolveOptions(mode=mode)
+        )
+        assert gradient(parts) @ whole(step) < 0
+        assert parts.system().gradient_dot(step.delta_t, step.delta_beta) < 0
+
+
+@given(parts=random_systems(), ridges=RIDGES)
+def test_t33_i2_row_residuals_are_at_roundoff(parts: Parts, ridges: tuple[float, float]) -> None:
+    step = asn.newton_step(parts.system(), ridge_t=ridges[0], ridge_beta=ridges[1])
+    delta_t = step.delta_t.ravel()
+    for block, a, b in zip(parts.blocks, parts.offsets[:-1], parts.offsets[1:], strict=True):
+        matrix, cross = block + ridges[0] * np.eye(b - a), parts.h_tb[a:b]
+        residual = matrix @ delta_t[a:b] + cross @ step.delta_beta + parts.g_t[a:b]
+        bound = (
+            np.linalg.norm(matrix) * np.linalg.norm(delta_t[a:b])
+            + np.linalg.norm(cross) * np.linalg.norm(step.delta_beta)
+            + np.linalg.norm(parts.g_t[a:b])
+        )
+        assert np.linalg.norm(residual) <= 16 * max(b - a, 1) * reference.EPS * bound
+
+
+@given(parts=random_systems(), ridges=RIDGES, guards=st.sampled_from(["relative", "absolute"]))
+def test_t33_i3_every_route_agrees_with_dense_algebra(
+    parts: Parts, ridges: tuple[float, float], guards: str
+) -> None:
+    h, g = reference.dense(parts, *ridges)
+    expected = reference.solve(h, -g)
+    for mode in MODES:
+        step = asn.newton_step(
+            parts.system(),
+            ridge_t=ridges[0],
+            ridge_beta=ridges[1],
+            options=asn.SolveOptions(mode=mode, guards=guards),
+        )
+        assert reference.error(whole(step), expected) <= 1e-10
+        assert step.diagnostics.backward_error <= 1e-14
+        assert step.diagnostics.rows_lifted == 0
+
+
+@given(parts=random_systems())
+def test_t33_routes_of_later_versions_refuse_every_system(parts: Parts) -> None:
+    for options in (asn.SolveOptions(mode="low_rank"), asn.SolveOptions(mode="inexact_pcg")):
+        with pytest.raises(asn.UnsupportedConfiguration):
+            asn.newton_step(parts.system(), options=options)
+
+
+@given(parts=random_systems(), ridges=RIDGES)
+def test_t33_i5_repetition_gives_the_same_bits(parts: Parts, ridges: tuple[float, float]) -> None:
+    def once() -> np.ndarray:
+        system = parts.system()
+        factor = asn.factorize(system, ridge_t=ridges[0], ridge_beta=ridges[1])
+        x = factor.solve(system.g_t, system.g_beta)
+        return np.concatenate(
+            [
+                whole(asn.newton_step(system, ridge_t=ridges[0], ridge_beta=ridges[1])),
+                *map(np.ravel, x),
+                [factor.log_det()],
+                factor.latent_inverse_diagonal(),
+                factor.border_inverse_block().ravel(),
+            ]
+        )
+
+    assert np.array_equal(once(), once())
+
+
+@given(parts=random_systems())
+def test_t33_i6_safety_options_leave_healthy_systems_alone(parts: Parts) -> None:
+    system = parts.system()
+    plain = whole(asn.newton_step(system))
+    for options in (
+        asn.SolveOptions(tolerate_ill_conditioning=True),
+        asn.SolveOptions(row_lift="guard"),
+        asn.SolveOptions(row_lift="never"),
+        asn.SolveOptions(certificate=False),
+        asn.SolveOptions(certificate_tolerance=1e-10),
+    ):
+        assert np.array_equal(whole(asn.newton_step(system, options=options)), plain)
+    assert np.array_equal(whole(asn.newton_step_escalated(system)), plain)
+
+
+@given(parts=random_systems(), ridges=RIDGES)
+def test_t33_i7_log_determinants(parts: Parts, ridges: tuple[float, float]) -> None:
+    factor = asn.factorize(parts.system(), ridge_t=ridges[0], ridge_beta=ridges[1])
+    expected = reference.log_det(reference.dense(parts, *ridges)[0])
+    assert factor.log_det() == pytest.approx(expected, rel=1e-11, abs=1e-11)
+    assert sum(factor.log_det_parts()) == pytest.approx(factor.log_det(), rel=1e-13, abs=1e-13)
+
+
+@given(parts=random_systems(), ridges=RIDGES, m=st.integers(1, 4), seed=st.integers(0, 99))
+def test_t33_i8_solve_inverts_the_operator(parts: Parts, ridges: tuple[float, float], m: int, seed: int) -> None:
+    h, _ = reference.dense(parts, *ridges)
+    x = np.random.default_rng(seed).normal(size=(parts.total + parts.k, m))
+    w = h @ x
+    factor = asn.factorize(parts.system(), ridge_t=ridges[0], ridge_beta=ridges[1])
+    got = np.concatenate(factor.solve(w[: parts.total], w[parts.total :]))
+    assert reference.error(got, x) <= 1e-10
+
+
+@given(parts=random_systems(min_rows=1, min_k=1), seed=st.integers(0, 99))
+def test_t33_i9_permutations(parts: Parts, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    step = asn.newton_step(parts.system(ragged=True))
+
+    order = rng.permutation(parts.n)
+    moved = asn.newton_step(parts.rows(list(order)).system(ragged=True))
+    pieces = [step.delta_t[parts.offsets[i] : parts.offsets[i + 1]] for i in order]
+    assert reference.error(moved.delta_t, np.concatenate(pieces)) <= 1e-12
+    assert reference.error(moved.delta_beta, step.delta_beta) <= 1e-12
+
+    order = rng.permutation(parts.k)
+    moved = asn.newton_step(parts.columns(list(order)).system(ragged=True))
+    assert reference.error(moved.delta_beta, step.delta_beta[order]) <= 1e-12
+    assert reference.error(moved.delta_t, step.delta_t) <= 1e-12
+
+
+@given(parts=random_systems(), power=st.sampled_from([-60, -20, -2, -1, 1, 2, 20, 60]))
+def test_t33_i10_scaling_by_a_power_of_four(parts: Parts, power: int) -> None:
+    factor = 4.0**power
+    dense = parts.replace(border=None)
+    step = asn.newton_step(dense.system(), ridge_t=0.5, ridge_beta=0.25)
+    scaled = asn.newton_step(dense.scaled(factor).system(), ridge_t=0.5 * factor, ridge_beta=0.25 * factor)
+    assert np.array_equal(whole(step), whole(scaled))
+
+
+@given(parts=random_systems(min_rows=1), row=st.integers(0, 29))
+def test_t33_i11_an_uncoupled_row_is_solved_alone(parts: Parts, row: int) -> None:
+    row %= parts.n
+    a, b = parts.offsets[row], parts.offsets[row + 1]
+    h_tb = parts.h_tb.copy()
+    h_tb[a:b] = 0.0
+    parts = parts.replace(h_tb=h_tb)
+
+    step = asn.newton_step(parts.system(ragged=True))
+    others = asn.newton_step(parts.rows([i for i in range(parts.n) if i != row]).system(ragged=True))
+
+    alone = np.linalg.solve(parts.blocks[row], -parts.g_t[a:b])
+    assert reference.error(step.delta_t[a:b], alone) <= 1e-12
+    assert reference.error(step.delta_beta, others.delta_beta) <= 1e-12
+
+
+@given(dims=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=12), seed=st.integers(0, 999))
+def test_t33_i11_splitting_block_diagonal_rows(dims: list[tuple[int, int]], seed: int) -> None:
+    split = systems.random_parts([d for pair in dims for d in pair], 7, "dense", seed)
+    joined = []
+    for i in range(len(dims)):
+        one, other = split.blocks[2 * i], split.blocks[2 * i + 1]
+        block = np.zeros((len(one) + len(other),) * 2)
+        block[: len(one), : len(one)], block[len(one) :, len(one) :] = one, other
+        joined.append(block)
+    whole_rows = split.replace(blocks=tuple(joined))
+
+    one, other = asn.newton_step(split.system(ragged=True)), asn.newton_step(whole_rows.system(ragged=True))
+
+    assert reference.error(whole(one), whole(other)) <= 1e-12
+
+
+@given(parts=random_systems(), ridges=RIDGES, mode=st.sampled_from(MODES), precision=st.sampled_from(["float64", "float32"]))
+def test_t33_i12_reported_numbers_describe_what_ran(
+    parts: Parts, ridges: tuple[float, float], mode: str, precision: str
+) -> None:
+    options = asn.SolveOptions(mode=mode, precision=precision)
+    step = asn.newton_step(parts.system(), ridge_t=ridges[0], ridge_beta=ridges[1], options=options)
+    d = step.diagnostics
+    assert (d.ridge_t, d.ridge_beta) == ridges
+    assert (d.ridge_escalations, d.rows_lifted, d.row_ridge_max) == (0, 0, 0.0)
+    assert d.precision == precision
+    assert d.execution_path == "cpu"
+    assert (d.bytes_h2d, d.bytes_d2h, d.launches) == (0, 0, 0)
+    assert (d.mixed_status, d.schur_conditioning, d.pcg, d.fallback_reason) == ("off", "none", None, None)
+    assert d.plan.route == step.route == ("direct" if mode == "auto" else mode)
+    assert d.backward_error == d.backward_error_effective
+    h, g = reference.dense(parts, *ridges)
+    measured = reference.backward_error(h, whole(step), -g)
+    # Different rounding of the same residual: a few units in the last place of |H||x|.
+    slack = 1e-15
+    assert d.backward_error <= measured * (1 + 1e-3) + slack
+    if not d.norm_is_bound:
+        assert measured <= d.backward_error * (1 + 1e-3) + slack
+    assert all(seconds >= 0 for seconds in d.seconds.values())
+    assert d.peak_bytes >= 0
+
+
+@given(parts=random_systems(), m=st.integers(0, 5))
+def test_t33_marginals_against_the_dense_inverse(parts: Parts, m: int) -> None:
+    inverse = reference.inverse(reference.dense(parts)[0])
+    t = parts.total
+    factor = asn.factorize(parts.system(ragged=True))
+    assert reference.error(factor.latent_inverse_diagonal(), np.diagonal(inverse)[:t]) <= 1e-10
+    assert reference.error(factor.border_inverse_diagonal(), np.diagonal(inverse)[t:]) <= 1e-10
+    assert reference.error(factor.border_inverse_block(), inverse[t:, t:]) <= 1e-10
+    for block, a, b in zip(factor.latent_inverse_blocks(), parts.offsets[:-1], parts.offsets[1:], strict=True):
+        assert reference.error(block, inverse[a:b, a:b]) <= 1e-10
+    x_t, x_beta = factor.sample(m, 3)
+    assert (x_t.shape, x_beta.shape) == ((t, m), (parts.k, m))
+
+
+# ---- T80: scale invariance of every decision ----------------------------------------------------------------------------
+def decisions(step: asn.NewtonStep) -> tuple[Any, ...]:
+    d = step.diagnostics
+    return d.rows_lifted, d.ridge_escalations, d.refinement_steps, d.kappa_rows_max, d.kappa_schur, step.route
+
+
+@pytest.mark.parametrize("exponent", [-40, 40])
+@pytest.mark.parametrize("ridges", [(0.0, 0.0), (0.5, 0.25)])
+@pytest.mark.parametrize(
+    "parts",
+    [HAND, systems.ls(40, 3, 17, 1), systems.ls(300, 2, 64, 3), systems.ls(64, 4, 200, 4), systems.ragged(9)],
+    ids=["hand", "ls40", "ls300", "ls64", "ragged"],
+)
+def test_t80_the_step_does_not_depend_on_the_units(
+    parts: Parts, ridges: tuple[float, float], exponent: int
+) -> None:
+    c = 2.0**exponent
+    one = asn.newton_step(parts.system(), ridge_t=ridges[0], ridge_beta=ridges[1])
+    other = asn.newton_step(parts.scaled(c).system(), ridge_t=c * ridges[0], ridge_beta=c * ridges[1])
+    assert np.array_equal(whole(one), whole(other))
+    assert decisions(one) == decisions(other)
+    assert one.diagnostics.backward_error == other.diagnostics.backward_error
+
+
+@pytest.mark.parametrize("exponent", [-40, 40])
+def test_t80_escalation_does_not_depend_on_the_units(exponent: int) -> None:
+    c = 2.0**exponent
+    parts = systems.collapse(1.0)
+    one, other = asn.newton_step_escalated(parts.system()), asn.newton_step_escalated(parts.scaled(c).system())
+    assert reference.error(whole(other), whole(one)) <= 1e-14
+    assert decisions(one)[:2] == decisions(other)[:2]
+    assert other.diagnostics.ridge_beta == pytest.approx(c * one.diagnostics.ridge_beta, rel=1e-14)
+    assert other.diagnostics.ridge_t == c * one.diagnostics.ridge_t
+
+
+@pytest.mark.parametrize("exponent", [-40, 40])
+@pytest.mark.parametrize(
+    "parts",
+    [systems.rows_of_t89(-0.3), systems.rows_of_t89(0.0), systems.BARELY, systems.PIVOTS, systems.indefinite_row()],
+    ids=["t89", "t89 flat", "barely", "pivots", "indefinite"],
+)
+def test_t80_lifts_do_not_depend_on_the_units(parts: Parts, exponent: int) -> None:
+    c = 2.0**exponent
+    options = asn.SolveOptions(row_lift="guard")
+    one, other = (
+        asn.newton_step(parts.system(), options=options),
+        asn.newton_step(parts.scaled(c).system(), options=options),
+    )
+    assert one.diagnostics.rows_lifted == other.diagnostics.rows_lifted > 0
+    assert other.diagnostics.row_ridge_max == pytest.approx(c * one.diagnostics.row_ridge_max, rel=1e-14)
+    assert reference.error(whole(other), whole(one)) <= 1e-14
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"schur_pd_floor": 1e-8}, {"mode": "inexact_pcg"}],
+    ids=["floor", "pcg"],
+)
+def test_t80_options_of_later_routes_are_unsupported(options: dict[str, Any]) -> None:
+    for c in (1.0, 2.0**-40, 2.0**40):
+        with pytest.raises(asn.UnsupportedConfiguration):
+            asn.newton_step(systems.MIXED.scaled(c).system(), options=asn.SolveOptions(**options))
+
+
+def test_t80_row_errors_suggest_ridges_in_the_units_of_the_system() -> None:
+    suggested = []
+    for c in (1.0, 2.0**40):
+        with pytest.raises(asn.RowFactorError) as caught:
+            asn.newton_step(systems.indefinite_row().scaled(c).system(), options=asn.SolveOptions(row_lift="never"))
+        suggested.append(caught.value.suggested_ridge / c)
+    assert suggested[0] == pytest.approx(suggested[1], rel=1e-14)
