@@ -117,17 +117,16 @@ void CpuFrame<T>::solve_rows(Part part, Index row_begin, Index row_end, double* 
     const eliminate::Group& group = partition_.groups[static_cast<std::size_t>(g)];
     const RowRun run = eliminate::Partition::run(system_, group);
     const auto& f = rows_->buckets[static_cast<std::size_t>(group.bucket)];
-    Index begin = 0, end = run.count;
-    if (run.bucket->rows.empty()) {
-      begin = std::clamp<Index>(row_begin - run.first, 0, run.count);
-      end = std::clamp<Index>(row_end - run.first, 0, run.count);
-    } else {
-      while (begin < end && run.row(begin) < row_begin) ++begin;
-      while (end > begin && run.row(end - 1) >= row_end) --end;
-    }
+    const auto position = [&](Index row) {  // of the first row >= `row` of this run
+      const auto& rows = run.bucket->rows;
+      const Index first = rows.empty() ? row : std::lower_bound(rows.begin(), rows.end(), row) - rows.begin();
+      return std::clamp<Index>(first - run.first, 0, run.count);
+    };
+    const Index begin = position(row_begin), end = position(row_end);
+    if (begin >= end) return;
     constexpr Index kBlocks = 64;
     const Index chunk = std::max<Index>(1, std::min(kBlocks, (Index{1} << 16) / std::max<Index>(1, f.d * m)));
-    Buffer<T> values(std::min(chunk, std::max<Index>(end - begin, 0)) * f.d * m);
+    Buffer<T> values(std::min(chunk, end - begin) * f.d * m);
     for (Index i = begin; i < end; i += chunk) {
       const RowRun piece{run.system, run.bucket, run.first + i, std::min(chunk, end - i)};
       piece.gather(x - base * m, values.data(), m);
@@ -143,7 +142,7 @@ void CpuFrame<T>::cross_apply(Index row_begin, Index row_end, const double* x, d
   const Index k = system_.k(), base = system_.row_offset(row_begin);
   const Index rows = system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base;
   if (k == 0) return std::fill(y, y + rows * m, 0.0);
-  linalg::parallel_for_if(large(rows * k), (rows + kSlabRows - 1) / kSlabRows, [&](Index b) {
+  linalg::parallel_for_if(large(rows * k * m), (rows + kSlabRows - 1) / kSlabRows, [&](Index b) {
     const Index begin = b * kSlabRows, end = std::min(rows, begin + kSlabRows);
     if (m == 1) {
       with_storage(system_.dtype(), system_.h_tb(), [&](const auto* data) {
@@ -165,7 +164,7 @@ void CpuFrame<T>::cross_transpose(const double* y, double* x, Index m) const {
   std::fill(x, x + k * m, 0.0);
   if (m == 0 || t == 0) return;
   // Tasks own columns of B and add all rows in order.
-  linalg::parallel_for_if(large(t * k), (k + kSlabCols - 1) / kSlabCols, [&](Index b) {
+  linalg::parallel_for_if(large(t * k * m), (k + kSlabCols - 1) / kSlabCols, [&](Index b) {
     const Index col = b * kSlabCols, width = std::min(kSlabCols, k - col);
     if (m == 1) {
       with_storage(system_.dtype(), system_.h_tb(), [&](const auto* data) {

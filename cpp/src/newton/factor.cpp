@@ -134,6 +134,9 @@ ConditionEstimate ArrowFactor::condition_estimate(FactorSet set) const {
   options.row_lift = RowLift::never;
   auto frame = newton::eliminate_rows(impl_->system, {}, options, measured);
   const auto border = frame->factor_border({}, options.guards, false);
+  if (!border.ok && border.kind != SchurFailure::ill_conditioned) {
+    throw SchurFactorError(border.kind, border.pivot_index, border.kappa, border.suggested_ridge);
+  }
   return {measured.kappa_rows_max, border.kappa};
 }
 
