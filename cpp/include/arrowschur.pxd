@@ -2,6 +2,7 @@
 # of the package (arrowschur_native.get_include()) for both Cython and the C++ compiler, and link libarrowschur.
 #
 #     # distutils: language = c++
+#     # cython: cpp_locals = True                 (some of the classes have no default constructor)
 #     from arrowschur cimport ArrowSystem, newton_step
 from libc.stdint cimport int64_t, uint64_t
 from libcpp cimport bool

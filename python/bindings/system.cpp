@@ -22,8 +22,8 @@ Index product(Index a, Index b) {
   return result;
 }
 
-// A term is (kind, data, sizes): kind one of dense, diagonal, banded, block_diagonal; sizes the block sizes of the
-// last.
+// A term is (kind, data, sizes): kind one of dense, diagonal, banded, block_diagonal; sizes are the block sizes of a
+// block-diagonal term.
 Border make_border(Index k, DType dtype, const py::list& terms, std::vector<py::object>& kept) {
   Border border;
   border.k = k;
@@ -37,8 +37,9 @@ Border make_border(Index k, DType dtype, const py::list& terms, std::vector<py::
     } else if (kind == "diagonal") {
       border.terms.push_back(DiagonalBorder{checked_data(data, dtype, k, "h_bb")});
     } else if (kind == "banded") {
-      if (data.ndim() != 2 || data.shape(0) < 1)
+      if (data.ndim() != 2 || data.shape(0) < 1) {
         throw InvalidArgument("h_bb", "bands without rows", "(w + 1, k) bands");
+      }
       checked_data(data, dtype, product(data.shape(0), k), "h_bb");
       border.terms.push_back(BandedBorder{data.data(), data.shape(0) - 1});
     } else if (kind == "block_diagonal") {

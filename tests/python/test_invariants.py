@@ -307,3 +307,81 @@ def test_t80_row_errors_suggest_ridges_in_the_units_of_the_system() -> None:
             asn.newton_step(systems.indefinite_row().scaled(c).system(), options=asn.SolveOptions(row_lift="never"))
         suggested.append(caught.value.suggested_ridge / c)
     assert suggested[0] == pytest.approx(suggested[1], rel=1e-14)
+
+
+# ---- systems that are not positive definite ------------------------------------------------------------------------------
+@st.composite
+def wild_systems(draw: st.DrawFn) -> Parts:
+    """Symmetric, otherwise anything: indefinite rows and borders, strong coupling, scales over many decades."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dims = draw(st.lists(st.integers(0, 5), max_size=12))
+    k = draw(st.integers(0, 8))
+    spread = draw(st.sampled_from([0.0, 3.0, 8.0]))
+    coupling = draw(st.sampled_from([0.0, 1e-3, 1.0, 1e3]))
+    rank_deficient = draw(st.booleans())
+
+    def symmetric(d: int) -> np.ndarray:
+        q = np.linalg.qr(rng.normal(size=(d, d)))[0] if d else np.zeros((0, 0))
+        spectrum = rng.choice([-1.0, 1.0, 1.0], d) * 10 ** (spread * rng.uniform(-1, 1, d))
+        if rank_deficient and d:
+            spectrum[0] = 0.0
+        matrix = q @ np.diag(spectrum) @ q.T
+        return (matrix + matrix.T) / 2
+
+    total = sum(dims)
+    return Parts(
+        tuple(symmetric(d) for d in dims),
+        coupling * rng.normal(size=(total, k)),
+        symmetric(k),
+        rng.normal(size=total),
+        rng.normal(size=k),
+    )
+
+
+@given(
+    parts=wild_systems(),
+    guards=st.sampled_from(["relative", "absolute"]),
+    row_lift=st.sampled_from(["indefinite", "guard", "never"]),
+)
+def test_every_outcome_is_a_finite_descent_step_or_a_typed_error(parts: Parts, guards: str, row_lift: str) -> None:
+    options = asn.SolveOptions(guards=guards, row_lift=row_lift)
+    system = parts.system(ragged=True)
+    before = [part.copy() for part in (system.h_tt, system.h_tb, system.h_bb, system.g_t, system.g_beta)]
+    for solve in (asn.newton_step, asn.newton_step_escalated):
+        try:
+            step = solve(system, options=options)  # type: ignore[operator]
+        except (asn.RowFactorError, asn.SchurFactorError, asn.CertificateError) as error:
+            assert error.cured_by_ridge
+            continue
+        x, d = whole(step), step.diagnostics
+        assert np.isfinite(x).all()
+        assert d.backward_error_effective <= 1e-12
+        if gradient(parts).any() and guards == "relative":
+            assert gradient(parts) @ x < 0
+        assert (d.rows_lifted > 0) == (d.row_ridge_max > d.ridge_t)
+        assert d.rows_lifted == 0 or row_lift != "never"
+    for part, copy in zip((system.h_tt, system.h_tb, system.h_bb, system.g_t, system.g_beta), before, strict=True):
+        assert np.array_equal(part, copy)
+
+
+@given(parts=wild_systems())
+def test_the_suggested_ridge_or_a_few_escalations_cure_every_failure(parts: Parts) -> None:
+    step = asn.newton_step_escalated(parts.system(ragged=True))
+    assert np.isfinite(whole(step)).all()
+    assert step.diagnostics.backward_error_effective <= 1e-12
+    assert step.diagnostics.ridge_escalations <= 22
+
+
+@given(parts=wild_systems())
+def test_evidence_gives_the_determinant_or_an_error(parts: Parts) -> None:
+    h, _ = reference.dense(parts)
+    spectrum = np.linalg.eigvalsh(h) if h.size else np.ones(1)
+    scale = np.abs(spectrum).max()
+    hypothesis.assume(np.abs(spectrum).min() > 1e-9 * scale)  # else the sign is a matter of rounding
+    options = asn.SolveOptions(tolerate_ill_conditioning=True)
+    if spectrum.min() > 0:
+        log_det = asn.factorize(parts.system(ragged=True), options=options).log_det()
+        assert log_det == pytest.approx(np.linalg.slogdet(h)[1], rel=1e-6, abs=1e-6)
+    else:
+        with pytest.raises((asn.RowFactorError, asn.SchurFactorError)):
+            asn.factorize(parts.system(ragged=True), options=options)

@@ -6,15 +6,24 @@
 namespace arrowschur {
 namespace {
 
-// The layout of packed panels and padded storage (linalg/kernels.hpp, linalg/rank_update.hpp), in float64 so that no
-// product overflows; beyond 2^53 the answer only has to be "too much".
+// All in float64, so that no product overflows: beyond 2^53 bytes the answer only has to be "too much".
+// The constants are those of linalg/kernels.hpp (panels), linalg/cholesky.cpp (depth) and eliminate/ (groups, chunks).
 double round_up(Index x, Index multiple) { return static_cast<double>((x + multiple - 1) / multiple * multiple); }
 
-constexpr double kThinPartials = 16.0;                 // private k x k sums of a thin border at most
-constexpr double kSuperChunkBytes = 16.0 * (1 << 20);  // packed W of a wide border
-constexpr double kMaxSuperChunkRows = 2048.0;
+constexpr double kMiB = 1 << 20;
+constexpr Index kThinBorder = 512;
+constexpr double kThinGroups = 16.0;             // private k x k sums of a thin border
+constexpr double kThinChunkBytes = 0.25 * kMiB;  // packed rows of a thin border
+constexpr double kWideGroupRows = 128.0;         // rows per private sum of k entries on a wide border
+constexpr double kWideChunkBytes = 16.0 * kMiB;  // packed rows of a wide border
 constexpr double kCholeskyDepth = 768.0;         // columns of L packed per outer step; two steps are alive
-constexpr double kFixedBytes = 4.0 * (1 << 20);  // per-thread chunks, alignment, small vectors
+constexpr double kSmallBytes = 0.125 * kMiB;     // per-call chunks whose size does not depend on the shape
+
+// What the allocator takes: large blocks are whole huge pages (linalg/buffer.cpp).
+double block(double bytes) {
+  if (!(bytes >= 4.0 * kMiB && bytes < 9e18)) return bytes;
+  return static_cast<double>((static_cast<Index>(bytes) + (Index{2} << 20) - 1) / (Index{2} << 20)) * 2.0 * kMiB;
+}
 
 }  // namespace
 
@@ -23,25 +32,33 @@ Index direct_peak_bytes(const ProblemShape& shape, const SolveOptions& options) 
   const double item = single ? 4.0 : 8.0;
   const double t = static_cast<double>(shape.total_dim), d = static_cast<double>(shape.max_dim);
   const double k = static_cast<double>(shape.k);
+  constexpr Index kMost = std::numeric_limits<Index>::max();
+  if (k > 1e9 || t * (d + k) > 1e18) return kMost;
   const double ld = round_up(shape.k, single ? 48 : 24);  // panels of 192 bytes
 
-  const double schur = round_up(shape.k, 8) * ld * item;  // S, its factor in the same storage
-  const double rows = t * (d + 1.0) * item                // L_i and the reciprocals of its diagonal
-                      + t * 8.0 * 8.0;                    // shifts, guards, u, step, residual and their copies
-  const double border = 12.0 * k * 8.0;                   // right-hand sides, scales, residual, norms
-  const bool thin = shape.k <= 512;
-  // Wide borders pack whitened rows by super-chunks; thin ones keep chunks in L2 and sum S privately, which may cost at
-  // most half of what the cross block holds.
-  const double packed_rows =
-      std::min(t, std::clamp(kSuperChunkBytes / std::max(ld * item, 1.0), 256.0, kMaxSuperChunkRows));
-  const double thin_sums = thin ? std::min(kThinPartials * schur, std::max(t * k * item / 2.0, schur)) : 0.0;
-  const double reduce = std::max(thin_sums, packed_rows * ld * item);  // thin borders with few rows take the wide way
-  const double partials = 64.0 * k * 8.0;                              // sums of r and B'x per group of rows
-  const double cholesky = std::min(2.0 * kCholeskyDepth, k) * ld * item;  // after the reduction: its buffers are free
-  const double total = schur + rows + border + partials + std::max(reduce, cholesky) + kFixedBytes;
+  // Kept: S (its factor takes its place), L_i, the reciprocals of its diagonal and the shifts of the rows.
+  const double schur = block(round_up(shape.k, 8) * ld * item);
+  const double rows = block(t * d * item) + block(t * item) + block(t * 8.0);
+  // Vectors of the step, the certificate and a refinement.
+  const double vectors = 5.0 * block(t * 8.0) + 12.0 * block(k * 8.0);
 
-  constexpr Index kMost = std::numeric_limits<Index>::max();
-  return total >= 9.2e18 ? kMost : static_cast<Index>(total);
+  // Thin borders pack chunks that stay in L2 and sum S privately, but never with more than half of what the cross block
+  // holds; with too few rows for that they take the wide way, which packs a super-chunk.
+  const double thin_sums = shape.k <= kThinBorder ? block(std::min(kThinGroups * schur, t * k * item / 2.0)) : 0.0;
+  const double wide_rows = std::clamp(kWideChunkBytes / std::max(ld * item, 1.0), 256.0, 2048.0);
+  const bool never_wide = shape.k <= kThinBorder && (t >= 2.0 * kThinGroups * k || t * std::max(k, 1.0) < (1 << 18));
+  const double packed = never_wide ? kThinChunkBytes : block(std::max(wide_rows, d + kWideGroupRows) * ld * item);
+  const double groups = never_wide ? kThinGroups : t / kWideGroupRows + 1.0;
+  const double sums = 2.0 * block(groups * k * 8.0);  // of B'x and |B|, one row of k entries per group
+  const double reduce = thin_sums + packed + sums;
+  const double cholesky =
+      shape.k <= 192 ? 0.0 : block(std::min(2.0 * kCholeskyDepth, round_up(shape.k, 768)) * ld * item);
+
+  const double row_scratch = (d > 32.0 ? 1.0 : 64.0) * d * d * item;  // a copy of the row blocks of one call
+
+  // The buffers of a stage are free in the next one.
+  const double total = schur + rows + vectors + std::max({row_scratch, reduce, cholesky}) + kSmallBytes;
+  return total >= 9e18 ? kMost : static_cast<Index>(total);
 }
 
 }  // namespace arrowschur

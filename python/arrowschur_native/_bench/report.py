@@ -183,6 +183,8 @@ def _machine_lines(results: Record) -> list[str]:
         f"{name} [{machine['blas_kernels'][name]}] {rate:.0f} GF/s" for name, rate in machine["gemm_gflops"].items()
     )
     streams = ", ".join(f"{name} {rate:.1f}" for name, rate in machine["bandwidth_gb_per_s"].items())
+    # A load average decays over minutes: a build that has just ended still counts for a while.
+    busy = results["load_average"] > 0.5 * results["cpus"]
     settings = " ".join(f"{name}={value}" for name, value in results["environment"].items())
     return [
         f"CPU: {results['cpu']}, {results['cpus']} CPUs, last level cache {results['cache_bytes'] >> 20} MiB; "
@@ -192,6 +194,11 @@ def _machine_lines(results: Record) -> list[str]:
         "library: " + ", ".join(f"{key} {results['build'].get(key, '?')}" for key in _BUILD_FACTS),
         f"GEMM 2048: {gemm}",
         f"memory, read, GB/s: {streams}",
+        *(
+            [f"BUSY: a load of {results['load_average']:.1f} before the run; no ratio below can be relied on"]
+            if busy
+            else []
+        ),
     ]
 
 
@@ -242,7 +249,7 @@ def _collect(arguments: argparse.Namespace, progress: Any) -> Record:
         "date": datetime.date.today().isoformat(),
         "command": "python -m arrowschur_native bench " + " ".join(arguments.given),
         "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
+        "cpus": os.cpu_count() or 1,
         "cache_bytes": last_level_cache(),
         "load_average": load,
         "versions": _versions(),

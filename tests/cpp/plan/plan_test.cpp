@@ -4,6 +4,8 @@
 
 #include "arrowschur/error.hpp"
 #include "arrowschur/fixtures.hpp"
+#include "arrowschur/newton.hpp"
+#include "arrowschur/threads.hpp"
 #include "check.hpp"
 #include "plan/memory.hpp"
 
@@ -91,6 +93,30 @@ TEST(TheMemoryLimitIsTheFormula) {
     CHECK_EQUAL(error.bytes_needed, needed);
     CHECK_EQUAL(error.budget, needed - 1);
     CHECK(std::string(error.what()).find("the direct route (T = 4000, k = 2048)") != std::string::npos);
+  }
+}
+
+// What a solve really takes stays below what the plan says, and is not far from it where memory matters.
+TEST(PeakBytesBoundWhatASolveTakes) {
+  const struct {
+    Index n, d, k;
+  } shapes[] = {{1, 1, 1},     {200, 2, 64}, {6000, 1, 64}, {600, 1, 512},
+                {900, 3, 700}, {3, 120, 10}, {50, 40, 30},  {0, 1, 300}};
+  for (const auto& shape : shapes) {
+    for (const Precision precision : {Precision::float64, Precision::float32}) {
+      const auto data = fixtures::coupled_fixture(shape.n, shape.d, shape.k, 1, 0.5, fixtures::BorderKind::diagonal);
+      SolveOptions options;
+      options.precision = precision;
+      clear_workspaces();  // a cached block may be larger than what is asked for
+      const SolveDiagnostics diagnostics = newton_step(data.system(), {}, options).diagnostics;
+
+      CHECK(diagnostics.peak_bytes <= diagnostics.plan.peak_bytes);
+      CHECK(diagnostics.plan.peak_bytes <= 2 * diagnostics.peak_bytes + 2'000'000);
+      if (diagnostics.peak_bytes > diagnostics.plan.peak_bytes) {
+        std::cout << "  n=" << shape.n << " d=" << shape.d << " k=" << shape.k << " " << to_string(precision) << ": "
+                  << diagnostics.peak_bytes << " > " << diagnostics.plan.peak_bytes << "\n";
+      }
+    }
   }
 }
 
