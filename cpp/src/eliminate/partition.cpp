@@ -21,6 +21,7 @@ Partition Partition::make(const ArrowSystem& system) {
   // The partials (16 k^2) may cost at most half of what the cross block holds (T k).
   p.thin = k <= kThinBorder && (small || t >= 2 * kThinGroups * k);
 
+  Index flat_row = 0;
   Index target = kWideRows;
   if (p.thin) target = small ? std::max<Index>(t, 1) : (t + kThinGroups - 1) / kThinGroups;
   for (std::size_t b = 0; b < system.buckets().size(); ++b) {
@@ -30,7 +31,8 @@ Partition Partition::make(const ArrowSystem& system) {
     const Index parts = std::min(bucket.count, std::max<Index>(1, (rows + target / 2) / target));
     for (Index i = 0; i < parts; ++i) {
       const Index begin = bucket.count * i / parts, end = bucket.count * (i + 1) / parts;
-      p.groups.push_back({static_cast<Index>(b), begin, end - begin});
+      p.groups.push_back({static_cast<Index>(b), begin, end - begin, flat_row});
+      flat_row += (end - begin) * bucket.d;
       p.largest_rows = std::max(p.largest_rows, (end - begin) * bucket.d);
     }
   }

@@ -11,6 +11,7 @@ namespace arrowschur::eliminate {
 
 struct Group {
   Index bucket = 0, first = 0, count = 0;  // rows [first, first + count) of the bucket
+  Index flat_row = 0;                      // flat rows in the groups before this one
 };
 
 struct Partition {

@@ -26,9 +26,9 @@ Index thin_capacity(Index k, Index max_dim) {
   return std::max(std::clamp<Index>(rows, 16, 512), max_dim);
 }
 template <class T>
-Index wide_capacity(Index k, Index largest_group) {
+Index wide_capacity(Index k, Index total_dim, Index largest_group) {
   const Index rows = kWideBytes / (std::max<Index>(linalg::padded_ld<T>(k), 1) * static_cast<Index>(sizeof(T)));
-  return std::max(std::clamp<Index>(rows, 256, 2048), largest_group);
+  return std::max(std::min(std::clamp<Index>(rows, 256, 2048), total_dim), largest_group);
 }
 
 // Blocks per whitening call of a run: bounded so that converted rows stay in L2 and capacity is kept.
@@ -189,7 +189,7 @@ void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
   const Index k = s.k(), ld = linalg::padded_ld<T>(k);
   const auto groups = static_cast<Index>(p.groups.size());
   const Index stride = round_up(k, kPanel<T>);
-  const Index capacity = out == nullptr ? 0 : wide_capacity<T>(k, p.largest_rows);
+  const Index capacity = out == nullptr ? 0 : wide_capacity<T>(k, s.total_dim(), p.largest_rows);
   const Index panel_stride = capacity * kPanel<T>;
   // Few groups: their columns are shared out as well, so that all threads have whitening to do.
   const Index splits = std::clamp<Index>(16 / std::max<Index>(groups, 1), 1, std::max<Index>(1, k / 768));
@@ -201,11 +201,10 @@ void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
   bool first = true;
   for (Index begin = 0; begin < groups || first;) {
     Index end = begin, filled = 0;
-    std::vector<Index> at;  // packed row of each group of this super-chunk
+    const Index first_row = begin < groups ? p.groups[static_cast<std::size_t>(begin)].flat_row : 0;
     while (end < groups) {
       const Index size = Partition::run(s, p.groups[static_cast<std::size_t>(end)]).rows();
       if (out != nullptr && filled + size > capacity) break;
-      at.push_back(filled);
       filled += size;
       ++end;
     }
@@ -222,7 +221,7 @@ void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
       const Index step = step_of(f.d, kBlocks * f.d);
       for (Index i = 0; i < run.count; i += step) {
         const RowRun part{&s, run.bucket, run.first + i, std::min(step, run.count - i)};
-        T* to = out == nullptr ? nullptr : packed.data() + (at[static_cast<std::size_t>(g - begin)] + i * f.d) * kPanel<T>;
+        T* to = out == nullptr ? nullptr : packed.data() + (group.flat_row - first_row + i * f.d) * kPanel<T>;
         whiten_run(part, f, w_t, col_begin, col_end, to, panel_stride, r, converted);
       }
     });
@@ -254,19 +253,9 @@ void reduce_rhs(const ArrowSystem& s, const Partition& p, const RowFactors<T>& r
   reduce<T>(s, p, rows, w_t, nullptr, wu);
 }
 
-template <class T>
-Index reduce_scratch_bytes(const ArrowSystem& s, const Partition& p) noexcept {
-  const Index k = s.k(), groups = static_cast<Index>(p.groups.size());
-  Index entries = std::max<Index>(groups, 1) * round_up(k, kPanel<T>);
-  entries += p.thin ? std::max<Index>(groups - 1, 0) * linalg::padded_size<T>(k)
-                    : linalg::padded_ld<T>(k) * wide_capacity<T>(k, p.largest_rows);
-  return entries * static_cast<Index>(sizeof(T));
-}
-
 #define ARROWSCHUR_INSTANTIATE(T)                                                                                        \
   template void reduce<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, T*, double*);       \
-  template void reduce_rhs<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, double*);       \
-  template Index reduce_scratch_bytes<T>(const ArrowSystem&, const Partition&) noexcept;
+  template void reduce_rhs<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, double*);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)
 #undef ARROWSCHUR_INSTANTIATE

@@ -18,8 +18,4 @@ void reduce(const ArrowSystem&, const Partition&, const RowFactors<T>&, const do
 template <class T>
 void reduce_rhs(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double* w_t, double* wu);
 
-// Bytes of scratch beyond S: packed panels, partials.
-template <class T>
-Index reduce_scratch_bytes(const ArrowSystem&, const Partition&) noexcept;
-
 }  // namespace arrowschur::eliminate

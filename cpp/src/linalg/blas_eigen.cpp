@@ -123,10 +123,12 @@ BlasTable<T> table() {
 }  // namespace
 
 const Blas& blas() {
-  static const Blas blas{table<double>(), table<float>(),
+  static const Blas blas{table<double>(),
+                         table<float>(),
                          "eigen " + std::to_string(EIGEN_WORLD_VERSION) + '.' + std::to_string(EIGEN_MAJOR_VERSION) +
                              '.' + std::to_string(EIGEN_MINOR_VERSION),
-                         {}, Eigen::SimdInstructionSetsInUse()};
+                         {},
+                         Eigen::SimdInstructionSetsInUse()};
   return blas;
 }
 

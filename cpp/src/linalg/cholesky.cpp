@@ -207,16 +207,7 @@ std::optional<BadPivot> cholesky(Index k, T* s) {
   return std::nullopt;
 }
 
-template <class T>
-Index cholesky_scratch_bytes(Index k) noexcept {
-  if (k <= kTile) return 0;
-  const Index tiles = (k + kTile - 1) / kTile, outers = (tiles + kOuter - 1) / kOuter;
-  return std::min<Index>(outers, 2) * round_up(k, kPanel<T>) * kOuter * kTile * static_cast<Index>(sizeof(T));
-}
-
 template std::optional<BadPivot> cholesky<double>(Index, double*);
 template std::optional<BadPivot> cholesky<float>(Index, float*);
-template Index cholesky_scratch_bytes<double>(Index) noexcept;
-template Index cholesky_scratch_bytes<float>(Index) noexcept;
 
 }  // namespace arrowschur::linalg

@@ -24,8 +24,4 @@ struct BadPivot {
 template <class T>
 [[nodiscard]] std::optional<BadPivot> cholesky(Index k, T* s);
 
-// Bytes of scratch that cholesky<T>(k) takes.
-template <class T>
-Index cholesky_scratch_bytes(Index k) noexcept;
-
 }  // namespace arrowschur::linalg

@@ -427,7 +427,9 @@ ARROWSCHUR_INLINE void whiten_columns(const WhitenArgs<T>& args, const T* b, Ind
         sum[v] = madd(x, splat(u[q]), sum[v]);
         if (out != nullptr) store(out + v * kLanes<T>, x);
       }
-      if (direct) __builtin_prefetch(row + q * ldb + 2 * kPanel<T>);
+      if (direct) {  // the lines of the next panel but one
+        for (int line = 0; line < 3; ++line) __builtin_prefetch(row + q * ldb + 2 * kPanel<T> + line * static_cast<Index>(64 / sizeof(T)));
+      }
       if (out != nullptr) out += kPanel<T>;
     }
   }

@@ -11,6 +11,7 @@
 #include "eliminate/row_access.hpp"
 #include "linalg/buffer.hpp"
 #include "linalg/pool.hpp"
+#include "system/border.hpp"
 
 namespace arrowschur::newton {
 namespace {
@@ -67,17 +68,18 @@ class Certifier {
   Measured measure(const NewtonStep& step) {
     const Index k = s_.k();
     const auto size = static_cast<std::size_t>(k);
-    if (!have_border_) {
+    for (Index j = 0; j < k; ++j) residual_beta_[j] = g_.beta[static_cast<std::size_t>(j)] + cross_[j];
+    if (have_border_) {
+      s_.border().matvec_add(step.delta_beta, {residual_beta_.data(), size});
+    } else {
       std::fill(off_diagonal_.begin(), off_diagonal_.end(), 0.0);
       std::fill(diagonal_.begin(), diagonal_.end(), 0.0);
-      bound_ = s_.border().off_diagonal_abs_sums_add({off_diagonal_.data(), size});
+      bound_ = border::matvec_and_abs_sums_add(s_.border(), step.delta_beta.data(), residual_beta_.data(), off_diagonal_.data());
       s_.border().diagonal_add({diagonal_.data(), size});
       norm_rows_ = out_.norm_rows;
       norm_rows_requested_ = out_.norm_rows_requested;
       have_border_ = true;
     }
-    for (Index j = 0; j < k; ++j) residual_beta_[j] = g_.beta[static_cast<std::size_t>(j)] + cross_[j];
-    s_.border().matvec_add(step.delta_beta, {residual_beta_.data(), size});
     const double above = effective_.beta - requested_.beta;
     double r_eff = 0.0, r_req = out_.residual_requested, h_eff = norm_rows_, h_req = norm_rows_requested_;
     for (Index j = 0; j < s_.total_dim(); ++j) r_eff = worse(r_eff, std::abs(residual_t_[j]));

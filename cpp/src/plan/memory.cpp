@@ -45,7 +45,7 @@ Index direct_peak_bytes(const ProblemShape& shape, const SolveOptions& options) 
   // Thin borders pack chunks that stay in L2 and sum S privately, but never with more than half of what the cross block
   // holds; with too few rows for that they take the wide way, which packs a super-chunk.
   const double thin_sums = shape.k <= kThinBorder ? block(std::min(kThinGroups * schur, t * k * item / 2.0)) : 0.0;
-  const double wide_rows = std::clamp(kWideChunkBytes / std::max(ld * item, 1.0), 256.0, 2048.0);
+  const double wide_rows = std::min(t, std::clamp(kWideChunkBytes / std::max(ld * item, 1.0), 256.0, 2048.0));
   const bool never_wide = shape.k <= kThinBorder && (t >= 2.0 * kThinGroups * k || t * std::max(k, 1.0) < (1 << 18));
   const double packed = never_wide ? kThinChunkBytes : block(std::max(wide_rows, d + kWideGroupRows) * ld * item);
   const double groups = never_wide ? kThinGroups : t / kWideGroupRows + 1.0;

@@ -114,7 +114,7 @@ void for_each_instruction_set(F&& f) {
   const std::string in_use = instruction_set();
   for (const std::string& name : compiled_instruction_sets()) {
     try {
-      force_instruction_set(name);
+      linalg::force_instruction_set(name);
     } catch (const InvalidArgument&) {
       continue;  // compiled in, but not for this CPU
     }
@@ -123,7 +123,7 @@ void for_each_instruction_set(F&& f) {
     f();
     if (checks::failures_of_case() > before) std::cout << "  with " << name << "\n";
   }
-  force_instruction_set(in_use);
+  linalg::force_instruction_set(in_use);
 }
 
 template <class T>
@@ -325,7 +325,7 @@ TEST(DataKernelsReadBothTypes) {
 }
 
 TEST(AnUnknownInstructionSetIsRefused) {
-  CHECK_THROWS(InvalidArgument, force_instruction_set("pdp11"));
+  CHECK_THROWS(InvalidArgument, linalg::force_instruction_set("pdp11"));
   CHECK_THROWS(InvalidArgument, arrowschur::force_instruction_set(""));
 }
 

@@ -14,8 +14,8 @@ void expect(bool condition, const char* what) {
 // Two rows of size 1, border of width 1:  H = [2 . 1; . 3 1; 1 1 4],  x = (1, 1, -1),  g = -Hx.
 void known_answer() {
   const std::vector<double> h_tt{2, 3}, h_tb{1, 1}, h_bb{4}, g_t{-1, -2}, g_beta{2};
-  const auto system = arrowschur::ArrowSystem::uniform(2, 1, 1, h_tt.data(), h_tb.data(), h_bb.data(), g_t.data(),
-                                                       g_beta.data());
+  const auto system =
+      arrowschur::ArrowSystem::uniform(2, 1, 1, h_tt.data(), h_tb.data(), h_bb.data(), g_t.data(), g_beta.data());
 
   const arrowschur::NewtonStep step = arrowschur::newton_step(system);
 
@@ -24,15 +24,16 @@ void known_answer() {
 }
 
 void wide_border() {
-  const auto data = arrowschur::fixtures::coupled_fixture(120, 40, 300, 1, 0.9, arrowschur::fixtures::BorderKind::dense);
+  const auto data =
+      arrowschur::fixtures::coupled_fixture(120, 40, 300, 1, 0.9, arrowschur::fixtures::BorderKind::dense);
   const arrowschur::NewtonStep step = arrowschur::newton_step(data.system());
   expect(step.diagnostics.backward_error < 1e-13, "the certificate is too large");
 }
 
 void errors_cross_the_library_boundary() {
   const std::vector<double> one{1}, minus_one{-1}, zero{0};
-  const auto system = arrowschur::ArrowSystem::uniform(1, 1, 1, minus_one.data(), zero.data(), one.data(), one.data(),
-                                                       one.data());
+  const auto system =
+      arrowschur::ArrowSystem::uniform(1, 1, 1, minus_one.data(), zero.data(), one.data(), one.data(), one.data());
   arrowschur::SolveOptions options;
   options.row_lift = arrowschur::RowLift::never;
   try {
