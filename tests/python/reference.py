@@ -1,8 +1,8 @@
 """Independent answers: nothing here calls the library.
 
-Three oracles, each slower and better than the last: float64 LAPACK through NumPy; Cholesky in the platform's long double
-(64 bits of mantissa on x86-64); exact rational arithmetic for systems of a few unknowns, whose entries are binary
-fractions and therefore known exactly.
+Three oracles, each slower and better than the last: float64 LAPACK through NumPy; Cholesky in long double (64 bits of
+mantissa on x86-64); exact rational arithmetic for systems of a few unknowns, whose entries are binary fractions and
+therefore known exactly.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def exact_solve(h: ArrayLike, b: ArrayLike) -> Array:
     """The correctly rounded solution of a positive definite system of a few unknowns."""
     matrix = _fractions(h)
     rhs = [Fraction(float(x)) for x in np.asarray(b, float)]
-    a = [row + [x] for row, x in zip(matrix, rhs, strict=True)]
+    a = [[*row, x] for row, x in zip(matrix, rhs, strict=True)]
     _eliminate(a, len(a))
     return np.array([float(row[-1]) for row in a])
 

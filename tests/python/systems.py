@@ -213,9 +213,7 @@ def _least_squares(dims: Sequence[int], k: int, stream: Stream) -> Parts:
         gradients.append(j.T @ e)
         h_bb = h_bb + c.T @ c
         g_beta = g_beta + c.T @ e
-    return Parts(
-        tuple(blocks), np.concatenate(cross), (h_bb + h_bb.T) / 2, np.concatenate(gradients), g_beta
-    )
+    return Parts(tuple(blocks), np.concatenate(cross), (h_bb + h_bb.T) / 2, np.concatenate(gradients), g_beta)
 
 
 def ls(n: int, d: int, k: int, seed: int) -> Parts:

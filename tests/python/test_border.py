@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 import systems
-from systems import BARELY, EVID, Parts, collapse, uniform
+from systems import BARELY, EVID, Parts, collapse
 from test_newton import whole
 
 import arrowschur_native as asn
@@ -25,7 +25,7 @@ def border_system(h_bb: np.ndarray, g_beta: np.ndarray) -> asn.ArrowSystem:
     return asn.ArrowSystem(np.zeros((0, 1, 1)), np.zeros((0, 1, k)), h_bb, np.zeros((0, 1)), g_beta)
 
 
-# ---- T10: a collapsed border ------------------------------------------------------------------------------------------
+# ---- T10: a collapsed border ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("guards", GUARDS)
 @pytest.mark.parametrize("mode", ["direct", "sqrt_ba"])
 def test_t10_collapsed_border_is_reported_with_a_ridge_that_cures_it(guards: str, mode: str) -> None:
@@ -94,7 +94,7 @@ def test_evid_log_determinant_in_evidence_mode() -> None:
     assert lifted.log_det(set="evidence") == pytest.approx(-37.2377057534873598, abs=1e-9)
 
 
-# ---- guard ------------------------------------------------------------------------------------------------------------
+# ---- guard ----------------------------------------------------------------------------------------------------------
 def test_absolute_guard_refuses_a_large_pivot_ratio() -> None:
     h_bb = np.diag([1.0, 2.0**-27])
     with pytest.raises(asn.SchurFactorError) as caught:
@@ -138,7 +138,7 @@ def test_condition_estimate_of_the_border_against_numpy() -> None:
     assert asn.factorize(parts.system()).condition_estimate().border == step.diagnostics.kappa_schur
 
 
-# ---- equilibration ----------------------------------------------------------------------------------------------------
+# ---- equilibration --------------------------------------------------------------------------------------------------
 def test_t88_border_columns_over_twelve_decades() -> None:
     parts = systems.ls(40, 3, 17, 1)
     scale = np.logspace(-6, 6, 17)
@@ -164,7 +164,7 @@ def test_equilibration_by_powers_of_two_keeps_the_bits_of_a_scaled_border() -> N
     )
 
 
-# ---- escalation -------------------------------------------------------------------------------------------------------
+# ---- escalation -----------------------------------------------------------------------------------------------------
 def test_t11_barely_under_the_absolute_policy() -> None:
     options = asn.SolveOptions(guards="absolute", row_lift="guard")
     system = BARELY.system()

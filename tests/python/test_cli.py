@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import arrowschur_native as asn
 import numpy as np
 import pytest
 import systems
-from arrowschur_native._cli import main
 from systems import HAND
+
+import arrowschur_native as asn
+from arrowschur_native._cli import main
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def everything_finite(system: asn.ArrowSystem, **ridges: float) -> None:
     assert np.isfinite(factor.update_ridges(0.5, 0.5).log_det())
 
 
-# ---- n = 0 ------------------------------------------------------------------------------------------------------------
+# ---- n = 0 ----------------------------------------------------------------------------------------------------------
 @GUARDS
 def test_no_rows_is_a_border_only_solve(guards: str) -> None:
     g_beta = np.array([1.0, -0.5, 0.25])
@@ -65,14 +65,16 @@ def test_no_rows_is_a_border_only_solve(guards: str) -> None:
     everything_finite(system, ridge_t=0.5)
 
 
-@pytest.mark.parametrize("h_bb", [np.arange(1.0, 4.0), asn.BandedBorder([[4.0] * 3, [1.0, 1.0, 0.0]])], ids=["diagonal", "banded"])
+@pytest.mark.parametrize(
+    "h_bb", [np.arange(1.0, 4.0), asn.BandedBorder([[4.0] * 3, [1.0, 1.0, 0.0]])], ids=["diagonal", "banded"]
+)
 def test_no_rows_with_a_structured_border(h_bb: Any) -> None:
     system = asn.ArrowSystem(NO_ROWS["h_tt"], NO_ROWS["h_tb"], h_bb, NO_ROWS["g_t"], np.ones(3))
     h, g = system.to_dense()
     np.testing.assert_allclose(asn.newton_step(system).delta_beta, np.linalg.solve(h, -g), rtol=1e-14)
 
 
-# ---- k = 0 ------------------------------------------------------------------------------------------------------------
+# ---- k = 0 ----------------------------------------------------------------------------------------------------------
 @GUARDS
 @pytest.mark.parametrize("parts", [HAND, systems.ragged(9), systems.ls(3000, 2, 1, 4)], ids=["hand", "ragged", "many"])
 def test_no_border_is_independent_row_solves(parts: Parts, guards: str) -> None:
@@ -96,12 +98,10 @@ def test_no_border_is_independent_row_solves(parts: Parts, guards: str) -> None:
     everything_finite(system)
 
 
-# ---- n = k = 0 --------------------------------------------------------------------------------------------------------
+# ---- n = k = 0 ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("d", [0, 3])
 def test_nothing_at_all(d: int) -> None:
-    system = asn.ArrowSystem(
-        np.zeros((0, d, d)), np.zeros((0, d, 0)), np.zeros((0, 0)), np.zeros((0, d)), np.zeros(0)
-    )
+    system = asn.ArrowSystem(np.zeros((0, d, d)), np.zeros((0, d, 0)), np.zeros((0, 0)), np.zeros((0, d)), np.zeros(0))
     step = asn.newton_step(system)
     assert (step.delta_t.shape, step.delta_beta.shape) == ((0, d), (0,))
     assert asn.factorize(system).log_det() == 0.0
@@ -118,7 +118,7 @@ def test_rows_without_coordinates_and_nothing_else() -> None:
     everything_finite(system)
 
 
-# ---- d_i = 0 ----------------------------------------------------------------------------------------------------------
+# ---- d_i = 0 --------------------------------------------------------------------------------------------------------
 def test_empty_rows_among_others_are_skipped() -> None:
     parts = systems.ragged(9, dims=(0, 2, 0, 0, 3, 1, 0), k=4)
     full = systems.ragged(9, dims=(2, 3, 1), k=4)
@@ -132,7 +132,7 @@ def test_empty_rows_among_others_are_skipped() -> None:
     everything_finite(system)
 
 
-# ---- zeros ------------------------------------------------------------------------------------------------------------
+# ---- zeros ----------------------------------------------------------------------------------------------------------
 @GUARDS
 @pytest.mark.parametrize("parts", [HAND, systems.ragged(9)], ids=["hand", "ragged"])
 def test_zero_gradient_gives_a_zero_step(parts: Parts, guards: str) -> None:
@@ -174,7 +174,7 @@ def test_zero_border_block_under_a_full_cross_block(guards: str) -> None:
     assert step.diagnostics.backward_error_effective < 1e-14
 
 
-# ---- NaN and infinity --------------------------------------------------------------------------------------------------
+# ---- NaN and infinity -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("part", ["h_tt", "h_tb", "h_bb", "g_t", "g_beta"])
 def test_not_finite_is_named_with_its_first_index(part: str, bad: float) -> None:
@@ -254,7 +254,7 @@ def test_not_finite_structured_borders_are_named() -> None:
             asn.ArrowSystem(**{**_hand_arrays(), "h_bb": border})
 
 
-# ---- ridges ------------------------------------------------------------------------------------------------------------
+# ---- ridges ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("bad", [-1e-300, -1.0, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["ridge_t", "ridge_beta"])
 def test_bad_ridges_are_refused_everywhere(name: str, bad: float) -> None:
@@ -310,7 +310,7 @@ def test_huge_and_tiny_ridges_work() -> None:
         assert step.diagnostics.backward_error_effective < 1e-14
 
 
-# ---- options of later routes ---------------------------------------------------------------------------------------------
+# ---- options of later routes ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "options",
     [
@@ -367,7 +367,7 @@ def test_a_required_device_is_an_error_on_a_host_without_one() -> None:
         assert step.diagnostics.execution_path == "cpu"
 
 
-# ---- memory -----------------------------------------------------------------------------------------------------------
+# ---- memory ---------------------------------------------------------------------------------------------------------
 def test_a_memory_limit_is_kept_before_anything_is_allocated() -> None:
     k = 3000
     system = asn.ArrowSystem(np.ones((1, 1, 1)), np.zeros((1, 1, k)), np.ones(k), np.zeros((1, 1)), np.ones(k))
@@ -388,7 +388,12 @@ def test_sizes_that_overflow_are_refused() -> None:
         asn.ArrowSystem(np.zeros(0), np.zeros((0, 2)), np.eye(2), np.zeros(0), np.zeros(2), row_dims=[2**62, 2**62])
 
 
-# ---- interrupts ---------------------------------------------------------------------------------------------------------
+# ---- interrupts -----------------------------------------------------------------------------------------------------
+def solve_again(system: asn.ArrowSystem) -> None:
+    for _ in range(50):  # one is enough, unless the timer thread is late
+        asn.newton_step(system)
+
+
 @pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="only the main thread receives Ctrl-C"
 )
@@ -402,20 +407,19 @@ def test_interrupt_of_a_long_call_leaves_the_objects_valid() -> None:
     timer = threading.Timer(0.25 * seconds, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(50):  # one is enough, unless the timer thread is late
-            asn.newton_step(system)
+        solve_again(system)
     timer.join()
 
     assert np.array_equal(whole(asn.newton_step(system)), whole(expected))
 
 
-# ---- not contiguous, other dtypes: see test_inputs ------------------------------------------------------------------------
+# ---- not contiguous, other dtypes: see test_inputs ------------------------------------------------------------------
 def _hand_arrays() -> dict[str, np.ndarray]:
     h_tt, h_tb, g_t = HAND.stacked()
     return {"h_tt": h_tt, "h_tb": h_tb, "h_bb": HAND.h_bb.copy(), "g_t": g_t, "g_beta": HAND.g_beta.copy()}
 
 
-# ---- extreme numbers -----------------------------------------------------------------------------------------------------
+# ---- extreme numbers ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("scale", [2.0**-500, 2.0**-300, 2.0**300, 2.0**500])
 def test_extreme_scales_do_not_overflow(scale: float) -> None:
     parts = systems.ls(40, 3, 17, 1)
@@ -447,7 +451,7 @@ def test_a_step_that_overflows_is_an_error() -> None:
         asn.newton_step(parts.system())
 
 
-# ---- escalation recovers ---------------------------------------------------------------------------------------------------
+# ---- escalation recovers --------------------------------------------------------------------------------------------
 @GUARDS
 def test_escalated_collapse_recovers(guards: str) -> None:
     step = asn.newton_step_escalated(collapse(1.0).system(), options=asn.SolveOptions(guards=guards))

@@ -13,11 +13,12 @@ import threading
 import time
 from typing import Any
 
-import arrowschur_native as asn
 import numpy as np
 import pytest
 import systems
 from systems import HAND
+
+import arrowschur_native as asn
 
 BUILT_IN: dict[type[asn.ArrowError], type[Exception]] = {
     asn.InvalidArgument: ValueError,

@@ -28,7 +28,7 @@ def columns(parts: Parts, m: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return rng.normal(size=(parts.total, m)), rng.normal(size=(parts.k, m))
 
 
-# ---- solves -----------------------------------------------------------------------------------------------------------
+# ---- solves ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("m", [1, 2, 3, 7, 8, 33, 64])
 @pytest.mark.parametrize("parts", [LS40, RAGGED, LS64], ids=["ls40", "ragged", "ls64"])
 def test_t14_many_right_hand_sides(parts: Parts, m: int) -> None:
@@ -74,10 +74,24 @@ def test_step_for_another_gradient_has_the_bits_of_a_system_with_that_gradient(p
 
 def test_solve_reads_the_number_of_right_hand_sides_from_the_border_part() -> None:
     factor = asn.factorize(HAND.system())
-    for shapes in (((2, 2), (3,)), ((4,), (3,)), ((2, 2, 5), (3, 5)), ((4, 5), (3, 5)), ((4, 1), (3, 1)), ((4, 0), (3, 0))):
+    for shapes in (
+        ((2, 2), (3,)),
+        ((4,), (3,)),
+        ((2, 2, 5), (3, 5)),
+        ((4, 5), (3, 5)),
+        ((4, 1), (3, 1)),
+        ((4, 0), (3, 0)),
+    ):
         x_t, x_beta = factor.solve(np.ones(shapes[0]), np.ones(shapes[1]))
         assert (x_t.shape, x_beta.shape) == shapes
-    for shapes in (((2, 2), (3, 2)), ((4, 2), (3,)), ((2, 2, 5), (3, 4)), ((5,), (3,)), ((4,), (4,)), ((4,), (3, 1, 1))):
+    for shapes in (
+        ((2, 2), (3, 2)),
+        ((4, 2), (3,)),
+        ((2, 2, 5), (3, 4)),
+        ((5,), (3,)),
+        ((4,), (4,)),
+        ((4,), (3, 1, 1)),
+    ):
         with pytest.raises(asn.InvalidArgument):
             factor.solve(np.ones(shapes[0]), np.ones(shapes[1]))
 
@@ -141,15 +155,13 @@ def test_i8_solve_inverts_apply(parts: Parts) -> None:
     assert reference.error(z_beta, x_beta) <= 1e-11
 
 
-# ---- determinants and the border block --------------------------------------------------------------------------------
+# ---- determinants and the border block ------------------------------------------------------------------------------
 @pytest.mark.parametrize("ridges", [{}, RIDGES])
 @pytest.mark.parametrize("parts", [HAND, RAGGED, LS40, LS64], ids=["hand", "ragged", "ls40", "ls64"])
 def test_t15_log_det_and_its_parts(parts: Parts, ridges: dict[str, float]) -> None:
     factor = asn.factorize(parts.system(), **ridges)
     h, _ = reference.dense(parts, **ridges)
-    rows = sum(
-        reference.log_det(block + ridges.get("ridge_t", 0.0) * np.eye(len(block))) for block in parts.blocks
-    )
+    rows = sum(reference.log_det(block + ridges.get("ridge_t", 0.0) * np.eye(len(block))) for block in parts.blocks)
     assert factor.log_det() == pytest.approx(reference.log_det(h), rel=1e-11)
     got = factor.log_det_parts()
     assert got.rows == pytest.approx(rows, rel=1e-11)
@@ -195,7 +207,7 @@ def test_border_products_and_diagonal(parts: Parts) -> None:
     assert reference.error(factor.border_inverse_diagonal(), np.diagonal(inverse)) <= 1e-11
 
 
-# ---- marginals --------------------------------------------------------------------------------------------------------
+# ---- marginals ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("ridges", [{}, RIDGES])
 @pytest.mark.parametrize("parts", [HAND, RAGGED, LS64], ids=["hand", "ragged", "ls64"])
 def test_t16_latent_marginals(parts: Parts, ridges: dict[str, float]) -> None:
@@ -240,7 +252,7 @@ def test_cross_blocks_of_the_inverse(parts: Parts) -> None:
             factor.cross_inverse_block(bad)
 
 
-# ---- samples ----------------------------------------------------------------------------------------------------------
+# ---- samples --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("ridges", [{}, RIDGES])
 def test_t16_samples_have_the_covariance_of_the_inverse(ridges: dict[str, float]) -> None:
     m = 100_000
@@ -287,7 +299,7 @@ def test_sample_arguments() -> None:
             factor.sample(m, seed)  # type: ignore[arg-type]
 
 
-# ---- two coherent sets --------------------------------------------------------------------------------------------------
+# ---- two coherent sets ----------------------------------------------------------------------------------------------
 @NAMED
 def test_t17_step_and_evidence_sets_are_never_mixed(parts: Parts) -> None:
     factor = asn.factorize(parts.system(), **RIDGES)
@@ -353,7 +365,7 @@ def test_samples_of_the_evidence_set() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
-# ---- adjoints ---------------------------------------------------------------------------------------------------------
+# ---- adjoints -------------------------------------------------------------------------------------------------------
 def perturbed(parts: Parts, direction: Parts, h: float) -> Parts:
     return parts.replace(
         blocks=tuple(b + h * e for b, e in zip(parts.blocks, direction.blocks, strict=True)),
@@ -431,9 +443,7 @@ def test_t18_vjp_against_dense_formulas(parts: Parts, m: int) -> None:
 
     assert reference.error(gradient.w_t, lam[:t]) <= 1e-11
     assert reference.error(gradient.w_beta, lam[t:]) <= 1e-11
-    flat = np.concatenate(
-        [dense[a:b, a:b].ravel() for a, b in zip(parts.offsets[:-1], parts.offsets[1:], strict=True)]
-    )
+    flat = np.concatenate([dense[a:b, a:b].ravel() for a, b in zip(parts.offsets[:-1], parts.offsets[1:], strict=True)])
     assert reference.error(gradient.h_tt, flat) <= 1e-11
     assert reference.error(gradient.h_tb, 2 * dense[:t, t:]) <= 1e-11
     assert reference.error(gradient.h_bb, dense[t:, t:]) <= 1e-11
@@ -501,9 +511,7 @@ def test_gradients_have_the_form_of_the_border(form: str) -> None:
 
 def test_t18_pivots_of_diagonal_systems() -> None:
     rows, border = np.array([3.0, 0.5, 2.0, 7.0]), np.array([0.25, 9.0, 1.0])
-    system = asn.ArrowSystem(
-        rows.reshape(4, 1, 1), np.zeros((4, 1, 3)), border, np.zeros((4, 1)), np.zeros(3)
-    )
+    system = asn.ArrowSystem(rows.reshape(4, 1, 1), np.zeros((4, 1, 3)), border, np.zeros((4, 1)), np.zeros(3))
     factor = asn.factorize(system)
     assert factor.min_pivot() == pytest.approx((0.5, 0.25, 0.25), rel=1e-14)
     assert factor.max_pivot() == pytest.approx((7.0, 9.0, 9.0), rel=1e-14)
@@ -513,7 +521,7 @@ def test_t18_pivots_of_diagonal_systems() -> None:
     assert damped.max_pivot(set="evidence") == pytest.approx((7.0, 9.0, 9.0), rel=1e-14)
 
 
-# ---- prediction -------------------------------------------------------------------------------------------------------
+# ---- prediction -----------------------------------------------------------------------------------------------------
 @NAMED
 def test_t68_predict_follows_the_stationary_point(parts: Parts) -> None:
     """At fixed beta the rows minimise a quadratic; after a shift of 1e-3 they are solved again."""
@@ -539,7 +547,7 @@ def test_predict_with_a_change_of_the_row_gradient() -> None:
     assert reference.error(predicted, expected) <= 1e-12
 
 
-# ---- reuse ------------------------------------------------------------------------------------------------------------
+# ---- reuse ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("target", [(0.0, 0.0), (0.5, 0.25), (0.5, 2.0), (1.5, 0.25)])
 @NAMED
 def test_update_ridges_equals_a_fresh_factor(parts: Parts, target: tuple[float, float]) -> None:
@@ -574,7 +582,7 @@ def test_update_ridges_with_damping() -> None:
     assert reference.error(whole(updated.step()), expected) <= 1e-11
 
 
-# ---- fingerprints -----------------------------------------------------------------------------------------------------
+# ---- fingerprints ---------------------------------------------------------------------------------------------------
 def test_t66_fingerprint_sees_every_entry_of_the_operator() -> None:
     parts = systems.ragged(9)
     base = parts.system().fingerprint()
@@ -643,7 +651,7 @@ def test_fingerprints_are_kept() -> None:
     assert time.perf_counter() - middle < max(middle - start, 1e-3)
 
 
-# ---- ownership --------------------------------------------------------------------------------------------------------
+# ---- ownership ------------------------------------------------------------------------------------------------------
 def test_a_factor_with_copies_is_independent_of_the_callers_arrays() -> None:
     h_tt, h_tb, g_t = LS40.stacked()
     h_bb, g_beta = LS40.h_bb.copy(), LS40.g_beta.copy()

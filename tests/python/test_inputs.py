@@ -35,7 +35,7 @@ def untouched(arrays: dict[str, np.ndarray]) -> Iterator[None]:
             assert array.tobytes() == before[name], f"{name} was changed"
 
 
-# ---- I4: inputs unchanged ------------------------------------------------------------------------------------------------
+# ---- I4: inputs unchanged -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("symmetry", ["check", "average", "lower"])
 def test_t31_no_call_changes_its_inputs(symmetry: str) -> None:
     arrays = arrays_of(systems.ls(40, 3, 17, 1))
@@ -74,7 +74,9 @@ def test_t31_no_failing_call_changes_its_inputs(guards: str) -> None:
                     solve(system, options=options)  # type: ignore[operator]
             asn.newton_step_escalated(system, options=options)
             with pytest.raises(asn.ArrowError):
-                asn.newton_step(system, ridge_beta=400.0, ridge_t=4.0, options=options.replace(certificate_tolerance=1e-30))
+                asn.newton_step(
+                    system, ridge_beta=400.0, ridge_t=4.0, options=options.replace(certificate_tolerance=1e-30)
+                )
 
 
 def test_t31_read_only_inputs_are_solved_without_a_copy() -> None:
@@ -184,7 +186,7 @@ def test_dlpack_producers_are_borrowed() -> None:
     assert np.array_equal(whole(asn.newton_step(system)), whole(asn.newton_step(HAND.system())))
 
 
-# ---- shapes --------------------------------------------------------------------------------------------------------------
+# ---- shapes ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("part", "value"),
     [
@@ -259,7 +261,12 @@ def test_vectors_of_calls_are_checked() -> None:
     system = HAND.system()
     factor = asn.factorize(system)
     good_t, good_beta = np.zeros((2, 2)), np.zeros(3)
-    for bad_t, bad_beta in ((np.zeros(3), good_beta), (good_t, np.zeros(4)), (np.zeros((2, 3)), good_beta), ("x", good_beta)):
+    for bad_t, bad_beta in (
+        (np.zeros(3), good_beta),
+        (good_t, np.zeros(4)),
+        (np.zeros((2, 3)), good_beta),
+        ("x", good_beta),
+    ):
         calls: list[Any] = [
             lambda t=bad_t, b=bad_beta: system.apply(t, b),
             lambda t=bad_t, b=bad_beta: system.with_gradient(t, b),
@@ -283,7 +290,7 @@ def test_what_is_no_system_is_refused(system: Any) -> None:
             solve(system)
 
 
-# ---- symmetry -------------------------------------------------------------------------------------------------------------
+# ---- symmetry -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("part", ["h_tt", "h_bb"])
 def test_asymmetry_beyond_the_tolerance_is_refused(part: str) -> None:
     arrays = arrays_of(systems.ls(40, 3, 17, 1))
@@ -336,11 +343,16 @@ def test_asymmetric_blocks_of_a_border_are_refused() -> None:
         asn.ArrowSystem(**{**arrays_of(HAND), "h_bb": asn.BlockDiagonalBorder([np.eye(1), bad])})
 
 
-# ---- borders ----------------------------------------------------------------------------------------------------------------
+# ---- borders --------------------------------------------------------------------------------------------------------
 def test_sums_of_borders_and_arrays() -> None:
     bands = asn.BandedBorder(np.array([[4.0, 4.0, 4.0], [-1.0, -1.0, 0.0]]))
     dense, diagonal = HAND.h_bb, np.array([1.0, 2.0, 3.0])
-    for total in (bands + dense + diagonal, dense + bands + diagonal, diagonal + (dense + bands), bands + (diagonal + bands) + dense):
+    for total in (
+        bands + dense + diagonal,
+        dense + bands + diagonal,
+        diagonal + (dense + bands),
+        bands + (diagonal + bands) + dense,
+    ):
         extra = bands.to_dense() if isinstance(total, asn.BorderSum) and len(total.terms) == 4 else 0
         np.testing.assert_allclose(total.to_dense(), bands.to_dense() + dense + np.diag(diagonal) + extra)
     with pytest.raises(asn.InvalidArgument):
@@ -379,13 +391,12 @@ def test_bad_borders_are_refused() -> None:
             make()
 
 
-# ---- diagonal damping --------------------------------------------------------------------------------------------------------
+# ---- diagonal damping -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("parts", [HAND, systems.ragged(9), systems.ls(64, 4, 200, 4)], ids=["hand", "ragged", "ls"])
 def test_damping_adds_to_the_diagonals(parts: Parts) -> None:
     rng = np.random.default_rng(6)
-    ridges = {
-        "ridge_t": 0.25, "ridge_beta": 0.5, "damping_t": rng.uniform(size=parts.total), "damping_beta": rng.uniform(size=parts.k)
-    }  # fmt: skip
+    damping_t, damping_beta = rng.uniform(size=parts.total), rng.uniform(size=parts.k)
+    ridges = {"ridge_t": 0.25, "ridge_beta": 0.5, "damping_t": damping_t, "damping_beta": damping_beta}
     h, g = reference.dense(parts, **ridges)
     system = parts.system()
 
@@ -411,7 +422,7 @@ def test_a_constant_damping_equals_a_ridge() -> None:
     assert reference.error(whole(other), whole(one)) <= 1e-13
 
 
-# ---- storage -----------------------------------------------------------------------------------------------------------------
+# ---- storage --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("form", systems.FORMS)
 @pytest.mark.parametrize("dims", [(2, 2, 2), (3, 0, 1)])
 def test_saved_systems_come_back(tmp_path: Path, form: str, dims: tuple[int, ...]) -> None:

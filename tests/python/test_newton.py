@@ -37,9 +37,7 @@ def test_t01_hand_every_route(column: int, mode: str, guards: str) -> None:
     slope = system.gradient_dot(step.delta_t, step.delta_beta)
     assert slope == pytest.approx(GOLDEN_HAND["slope"][column], rel=1e-13)
     assert factor.log_det() == pytest.approx(GOLDEN_HAND["log_det"][column], rel=1e-13)
-    np.testing.assert_allclose(
-        factor.latent_inverse_diagonal(), GOLDEN_HAND["latent_diagonal"][column], rtol=1e-12
-    )
+    np.testing.assert_allclose(factor.latent_inverse_diagonal(), GOLDEN_HAND["latent_diagonal"][column], rtol=1e-12)
     np.testing.assert_allclose(factor.schur_apply([1.0, 0.0, 0.0]), GOLDEN_HAND["schur_0"][column], rtol=1e-8)
     np.testing.assert_allclose(factor.schur_apply(step.delta_beta), GOLDEN_HAND["r"][column], rtol=1e-8)
     assert step.route == {"auto": "direct"}.get(mode, mode)
@@ -309,7 +307,12 @@ def test_t29_bare_reduction_is_the_decrease_of_the_quadratic() -> None:
 def test_reductions_with_diagonal_damping() -> None:
     parts = systems.ls(40, 3, 17, 1)
     rng = np.random.default_rng(3)
-    ridges = {"ridge_t": 0.5, "ridge_beta": 0.25, "damping_t": rng.uniform(size=120), "damping_beta": rng.uniform(size=17)}
+    ridges = {
+        "ridge_t": 0.5,
+        "ridge_beta": 0.25,
+        "damping_t": rng.uniform(size=120),
+        "damping_beta": rng.uniform(size=17),
+    }
     step = asn.newton_step(parts.system(), **ridges)
     x = whole(step)
     bare_h, g = reference.dense(parts)

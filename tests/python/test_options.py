@@ -8,11 +8,12 @@ import math
 import pickle
 from typing import Any
 
-import arrowschur_native as asn
 import numpy as np
 import pytest
-from arrowschur_native import _core
 from systems import HAND
+
+import arrowschur_native as asn
+from arrowschur_native import _core
 
 CLASSES = (
     asn.SolveOptions,

@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import arrowschur_native as asn
 import numpy as np
 import pytest
 import systems
-from arrowschur_native import _core
 from systems import HAND
+
+import arrowschur_native as asn
+from arrowschur_native import _core
 
 
 def step_of(parts: systems.Parts = HAND) -> asn.NewtonStep:

@@ -37,7 +37,7 @@ def row_ridges_of(parts: Parts, step: asn.NewtonStep, rows: list[int]) -> list[f
     return ridges
 
 
-# ---- T05: a block that is barely positive definite --------------------------------------------------------------------
+# ---- T05: a block that is barely positive definite ------------------------------------------------------------------
 def test_t05_barely_is_lifted_four_times_by_the_absolute_ladder() -> None:
     step = asn.newton_step(row_alone(BARELY.blocks[0]).system(), options=policy("absolute", "guard"))
     assert step.diagnostics.rows_lifted == 1
@@ -95,7 +95,7 @@ def test_a_row_that_no_finite_shift_makes_safe_is_ill_conditioned() -> None:
     assert caught.value.cured_by_ridge
 
 
-# ---- T06: a tiny 1 x 1 block --------------------------------------------------------------------------------------------
+# ---- T06: a tiny 1 x 1 block ----------------------------------------------------------------------------------------
 def test_t06_tiny_row_is_lifted_by_the_absolute_guard() -> None:
     factor = asn.factorize(row_alone(np.array([[1e-20]])).system(), options=policy("absolute", "guard"))
     assert factor.diagnostics.row_ridge_max == pytest.approx(1e-7, rel=1e-12)
@@ -114,7 +114,7 @@ def test_t06_tiny_row_in_evidence_mode() -> None:
     assert factor.min_pivot().rows == pytest.approx(1e-20, abs=1e-30)
 
 
-# ---- T07, T08: an indefinite row -----------------------------------------------------------------------------------------
+# ---- T07, T08: an indefinite row ------------------------------------------------------------------------------------
 def test_t07_indefinite_row_beyond_the_absolute_cap() -> None:
     system = indefinite_row().system()
     with pytest.raises(asn.RowFactorError) as caught:
@@ -180,7 +180,7 @@ def test_a_healthy_solve_logs_no_warning(log: pytest.LogCaptureFixture) -> None:
     assert [record for record in log.records if record.levelno >= logging.WARNING] == []
 
 
-# ---- T09: which row is reported ----------------------------------------------------------------------------------------
+# ---- T09: which row is reported -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("threads", range(1, 9))
 @pytest.mark.parametrize("ragged", [False, True])
 def test_t09_the_lowest_failing_row_is_reported(threads: int, ragged: bool) -> None:
@@ -203,7 +203,7 @@ def test_t09_the_lowest_failing_row_is_reported(threads: int, ragged: bool) -> N
     assert caught.value.pivot_index == 1
 
 
-# ---- T11 (relative): a lift that counts the coupling ---------------------------------------------------------------------
+# ---- T11 (relative): a lift that counts the coupling ----------------------------------------------------------------
 def test_t11_relative_lift_keeps_the_border_positive_definite() -> None:
     options = policy("relative", "guard")
     step = asn.newton_step(BARELY.system(), options=options)
@@ -213,7 +213,7 @@ def test_t11_relative_lift_keeps_the_border_positive_definite() -> None:
     assert np.linalg.eigvalsh(schur).min() > 0
 
 
-# ---- T81, T89 -----------------------------------------------------------------------------------------------------------
+# ---- T81, T89 -------------------------------------------------------------------------------------------------------
 def test_t81_unit_pivots_do_not_hide_the_condition() -> None:
     step = asn.newton_step(PIVOTS.system(), options=policy("relative", "guard"))
     assert step.diagnostics.rows_lifted == 1
@@ -301,7 +301,7 @@ def test_random_symmetric_rows_pass_their_guard_after_one_shift() -> None:
             assert step.diagnostics.kappa_rows_max <= 2.0**26
 
 
-# ---- zero rows (decision 2) ------------------------------------------------------------------------------------------------
+# ---- zero rows (decision 2) -----------------------------------------------------------------------------------------
 def test_a_zero_row_takes_its_scale_from_the_system() -> None:
     parts = systems.ls(5, 2, 3, 4)
     blocks = (*parts.blocks[:4], np.zeros((2, 2)))
@@ -331,7 +331,7 @@ def test_a_zero_row_with_coupling_is_lifted_by_the_coupling() -> None:
     assert step.diagnostics.backward_error_effective < 1e-14
 
 
-# ---- lifted factors ---------------------------------------------------------------------------------------------------------
+# ---- lifted factors -------------------------------------------------------------------------------------------------
 def test_log_det_of_a_lifted_step_set_is_refused() -> None:
     factor = asn.factorize(rows_of_t89(-0.3).system())
     with pytest.raises(asn.UnsupportedConfiguration):

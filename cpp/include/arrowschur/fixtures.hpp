@@ -29,7 +29,8 @@ enum class BorderKind { dense, tridiagonal, diagonal };
 // The parts of a uniform float64 system, and (where the fixture defines them) the data of a resident workspace.
 struct FixtureData {
   Index n = 0, d = 0, k = 0, basis_cols = 0;
-  std::vector<double> h_tt, h_tb, h_bb, g_t, g_beta;  // h_bb [k, k] for dense, [2, k] bands for tridiagonal, [k] diagonal
+  std::vector<double> h_tt, h_tb, h_bb, g_t,
+      g_beta;  // h_bb [k, k] for dense, [2, k] bands for tridiagonal, [k] diagonal
   BorderKind border = BorderKind::dense;
   std::vector<double> target, basis, gates;  // [n, k], [n, basis_cols], [n, basis_cols]
   ArrowSystem system() const;                // borrows this object's buffers

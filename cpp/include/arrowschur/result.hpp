@@ -24,19 +24,20 @@ struct SolveDiagnostics {
   // Normwise backward error |b - Hx|_inf / (|H|_inf |x|_inf + |b|_inf), b = -g, in float64:
   double backward_error = std::numeric_limits<double>::quiet_NaN();            // H with the requested ridges
   double backward_error_effective = std::numeric_limits<double>::quiet_NaN();  // H that was really solved (lifts added)
-  bool norm_is_bound = false;  // |H|_inf is an upper bound (several border terms overlap): the errors are underestimates
+  bool norm_is_bound =
+      false;  // |H|_inf is an upper bound (several border terms overlap): the errors are underestimates
   int refinement_steps = 0;
   int ridge_escalations = 0;
-  Index rows_lifted = 0;        // rows with a ridge of their own
-  double row_ridge_max = 0.0;   // the largest such ridge; 0 when none was lifted
+  Index rows_lifted = 0;  // rows with a ridge of their own
+  double row_ridge_max = 0.0;  // the largest such ridge; 0 when none was lifted
   double kappa_rows_max = 0.0;  // largest row condition estimate that the guard used
-  double kappa_schur = 0.0;     // condition estimate of S (equilibrated under Guards::relative); 0 when k = 0
+  double kappa_schur = 0.0;  // condition estimate of S (equilibrated under Guards::relative); 0 when k = 0
   std::array<double, kStages> seconds{};  // per Stage
-  Index peak_bytes = 0;         // workspace and factor bytes held at the peak
+  Index peak_bytes = 0;  // workspace and factor bytes held at the peak
 };
 
 struct NewtonStep {
-  std::vector<double> delta_t;     // [T]
+  std::vector<double> delta_t;  // [T]
   std::vector<double> delta_beta;  // [k]
   SolveDiagnostics diagnostics;
 };

@@ -7,8 +7,8 @@
 //
 // with T = sum_i d_i. Ridges and dampings are not part of the system; they come with each solve (Ridges).
 //
-// Matrices are row-major. An ArrowSystem borrows the caller's buffers: they must outlive it and must not change while it
-// is in use (or hand over `owner`, which is kept alive). Copies of an ArrowSystem are cheap and share everything.
+// Matrices are row-major. An ArrowSystem borrows the caller's buffers: they must outlive it and must not change while
+// it is in use (or hand over `owner`, which is kept alive). Copies of an ArrowSystem are cheap and share everything.
 // Thread safety: immutable after construction; may be used from any number of threads.
 #pragma once
 
@@ -32,13 +32,13 @@ struct DenseBorder {
 struct DiagonalBorder {
   const void* data = nullptr;  // [k]
 };
-struct BandedBorder {          // lower form of scipy.linalg.solveh_banded: bands[j, i] = M[i + j, i]
+struct BandedBorder {  // lower form of scipy.linalg.solveh_banded: bands[j, i] = M[i + j, i]
   const void* bands = nullptr;  // [bandwidth + 1, k]; entries with i + j >= k are ignored
-  Index bandwidth = 0;          // sub-diagonals
+  Index bandwidth = 0;  // sub-diagonals
 };
 struct BlockDiagonalBorder {
   const void* data = nullptr;  // blocks one after another, each size x size
-  std::vector<Index> sizes;    // sum = k
+  std::vector<Index> sizes;  // sum = k
 };
 using BorderTerm = std::variant<DenseBorder, DiagonalBorder, BandedBorder, BlockDiagonalBorder>;
 
@@ -76,14 +76,14 @@ struct ValidationOptions {
 // What a caller hands over. Buffers are borrowed; `owner` is optional.
 struct SystemParts {
   Index n = 0, k = 0;
-  Index d = 0;                        // row size when row_dims is empty
-  std::vector<Index> row_dims;        // [n] for ragged rows
+  Index d = 0;  // row size when row_dims is empty
+  std::vector<Index> row_dims;  // [n] for ragged rows
   DType dtype = DType::float64;
-  const void* h_tt = nullptr;         // [n, d, d], or sum d_i^2 entries block after block
-  const void* h_tb = nullptr;         // [T, k]
-  Border border;                      // h_bb
-  const void* g_t = nullptr;          // [T]
-  const void* g_beta = nullptr;       // [k]
+  const void* h_tt = nullptr;  // [n, d, d], or sum d_i^2 entries block after block
+  const void* h_tb = nullptr;  // [T, k]
+  Border border;  // h_bb
+  const void* g_t = nullptr;  // [T]
+  const void* g_beta = nullptr;  // [k]
   std::shared_ptr<const void> owner;  // keeps the buffers alive; may be empty
 };
 
@@ -130,10 +130,11 @@ class ArrowSystem {
              std::span<double> y_beta, const Ridges& = {}) const;
   // The whole symmetric matrix, [T + k, T + k] row-major, and the gradient [T + k]. For small systems and tests.
   void to_dense(std::span<double> h, std::span<double> g) const;
-  double gradient_norm() const;                                                              // |g|_2
+  double gradient_norm() const;  // |g|_2
   double gradient_dot(std::span<const double> delta_t, std::span<const double> delta_beta) const;  // g'x
 
-  // 64-bit content hash of everything but the gradients; computed on first use, then kept. A factor serves any gradient.
+  // 64-bit content hash of everything but the gradients; computed on first use, then kept. A factor serves any
+  // gradient.
   std::uint64_t fingerprint() const;
 
  private:
@@ -155,16 +156,17 @@ class ArrowSystem {
 // ---- Gauss-Newton normal equations ----------------------------------------------------------------------------------
 // Residual blocks b = 0..r-1 of q residuals each, with Jacobians J_t (q x d) and J_beta (q x k), belong to rows
 // row_index[b] (empty: r = n and block b belongs to row b):
-//     h_tt[i] += J_t' W J_t,  h_tb[i] += J_t' W J_beta,  h_bb += J_beta' W J_beta,  g_t[i] += J_t' W e,  g_beta += J_beta' W e
+//     h_tt[i] += J_t' W J_t,   h_tb[i] += J_t' W J_beta,   h_bb += J_beta' W J_beta,
+//     g_t[i] += J_t' W e,      g_beta += J_beta' W e
 // W = diag(weights). Outputs are overwritten: h_tt [n,d,d], h_tb [n,d,k], h_bb [k,k] (both triangles), g_t [n,d],
 // g_beta [k]. Cost: r q (d^2 + d k) + r q k^2 flops, the last as one symmetric rank-(r q) update.
 struct JacobianParts {
-  Index n = 0, d = 0, k = 0;      // rows
-  Index r = 0, q = 0;             // residual blocks
-  const double* j_t = nullptr;     // [r, q, d]
+  Index n = 0, d = 0, k = 0;  // rows
+  Index r = 0, q = 0;  // residual blocks
+  const double* j_t = nullptr;  // [r, q, d]
   const double* j_beta = nullptr;  // [r, q, k]
   const double* residual = nullptr;  // [r, q]
-  const double* weights = nullptr;   // [r] or [r, q]; null: 1
+  const double* weights = nullptr;  // [r] or [r, q]; null: 1
   bool weights_per_residual = false;  // true: [r, q]
   const Index* row_index = nullptr;  // [r] or null
 };

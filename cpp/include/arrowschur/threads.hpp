@@ -1,8 +1,8 @@
 // Threads and interruption.
 //
 // The library has one small pool of its own (why not OpenMP: its runtime is opaque to the thread sanitizer, does not
-// survive fork(), and a second OpenMP runtime in the process oversubscribes). BLAS runs single-threaded inside the pool's
-// tasks. Results do not depend on the number of threads.
+// survive fork(), and a second OpenMP runtime in the process oversubscribes). BLAS runs single-threaded inside the
+// pool's tasks. Results do not depend on the number of threads.
 #pragma once
 
 #include "arrowschur/types.hpp"

@@ -15,7 +15,8 @@ const char* version() noexcept;
 std::vector<std::pair<std::string, std::string>> build_info();
 
 // Forces one of the compiled instruction sets ("baseline", "avx2", "avx512", "native") for tests and bug reports; also
-// read from ARROWSCHUR_ISA when the library is loaded. Throws InvalidArgument for one that is not compiled in or that this CPU lacks.
+// read from ARROWSCHUR_ISA when the library is loaded. Throws InvalidArgument for one that is not compiled in or that
+// this CPU lacks.
 void force_instruction_set(const std::string& name);
 
 }  // namespace arrowschur

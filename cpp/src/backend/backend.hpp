@@ -39,22 +39,22 @@ struct BorderReport {
   bool ok = true;
   SchurFailure kind = SchurFailure::non_pd;
   Index pivot_index = -1;
-  double kappa = 0.0;            // condition estimate (relative: equilibrated 1-norm; absolute: pivot ratio); 0 for k = 0
+  double kappa = 0.0;  // condition estimate (relative: equilibrated 1-norm; absolute: pivot ratio); 0 for k = 0
   double suggested_ridge = 0.0;  // when not ok
 };
 
-// What the pass over h_tb that expands a border step leaves for the certificate. "Effective" is the operator that the frame
-// factored; "requested" lacks the row lifts and `above_requested` on the row diagonals.
+// What the pass over h_tb that expands a border step leaves for the certificate. "Effective" is the operator that the
+// frame factored; "requested" lacks the row lifts and `above_requested` on the row diagonals.
 struct ExpandOutputs {
-  bool given = false;            // dt is an input: nothing is solved, only measured
-  bool norms = true;             // fill col_abs and the norms
+  bool given = false;  // dt is an input: nothing is solved, only measured
+  bool norms = true;  // fill col_abs and the norms
   double above_requested = 0.0;  // ridge_t of the frame minus the ridge_t that the caller asked for
   double* residual_t = nullptr;  // [T]: A_i dt_i + B_i db + g_i, effective
-  double* cross_t = nullptr;     // [k]: sum_i B_i' dt_i
-  double* col_abs = nullptr;     // [k]: sum over rows of |B|
-  double norm_rows = 0.0;            // max over row lines of |H|, effective
+  double* cross_t = nullptr;  // [k]: sum_i B_i' dt_i
+  double* col_abs = nullptr;  // [k]: sum over rows of |B|
+  double norm_rows = 0.0;  // max over row lines of |H|, effective
   double norm_rows_requested = 0.0;
-  double residual_requested = 0.0;   // max |residual| over row lines, requested
+  double residual_requested = 0.0;  // max |residual| over row lines, requested
 };
 
 class Frame {
@@ -74,9 +74,9 @@ class Frame {
   virtual std::unique_ptr<Frame> with_rows_of_this() const = 0;
 
   // ---- use; const and thread-safe ----
-  virtual void own_reduction(double* wu) const = 0;                     // [k]: W'u of the system's own gradient
-  virtual void reduce_rhs(const double* w_t, double* wu) const = 0;     // W' L^-1 w_t; same bits as own_reduction
-  virtual void solve_border(Part, double* x, Index m) const = 0;        // x [k, m] in place
+  virtual void own_reduction(double* wu) const = 0;  // [k]: W'u of the system's own gradient
+  virtual void reduce_rhs(const double* w_t, double* wu) const = 0;  // W' L^-1 w_t; same bits as own_reduction
+  virtual void solve_border(Part, double* x, Index m) const = 0;  // x [k, m] in place
   virtual void schur_apply(const double* x, double* y, Index m) const = 0;  // y = S x
   // dt_i = -A_i^-1 (g_i + B_i db) and what the certificate needs; one pass over h_tb. `out` null: dt only.
   virtual void expand(const double* g_t, const double* db, double* dt, ExpandOutputs* out) const = 0;
@@ -88,9 +88,9 @@ class Frame {
   // out = dense B of rows [row_begin, row_end), [rows, k].
   virtual void cross_block(Index row_begin, Index row_end, double* out) const = 0;
 
-  virtual double log_det_rows() const = 0;    // sum_i log|A_i|
+  virtual double log_det_rows() const = 0;  // sum_i log|A_i|
   virtual double log_det_border() const = 0;  // log|S|
-  virtual void row_pivots(double& smallest, double& largest) const = 0;     // squared diagonals; NaN when there are none
+  virtual void row_pivots(double& smallest, double& largest) const = 0;  // squared diagonals; NaN when there are none
   virtual void border_pivots(double& smallest, double& largest) const = 0;
   virtual Index nbytes() const = 0;
 
@@ -105,7 +105,8 @@ class Backend {
   virtual std::unique_ptr<Frame> make_frame(const ArrowSystem&, const SolveOptions&, const SolvePlan&) const = 0;
 };
 
-// The only place where backends are enumerated. Throws DeviceUnavailableError for Device::required on a host without one.
+// The only place where backends are enumerated. Throws DeviceUnavailableError for Device::required on a host without
+// one.
 const Backend& choose_backend(Device);
 
 }  // namespace arrowschur::backend

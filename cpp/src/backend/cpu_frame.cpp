@@ -111,7 +111,8 @@ void CpuFrame<T>::expand(const double* g_t, const double* db, double* dt, Expand
 template <class T>
 void CpuFrame<T>::solve_rows(Part part, Index row_begin, Index row_end, double* x, Index m) const {
   const Index base = system_.row_offset(row_begin);
-  const Index entries = (row_end > row_begin ? system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base : 0) * m;
+  const Index entries =
+      (row_end > row_begin ? system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base : 0) * m;
   // The part of each group that lies inside [row_begin, row_end).
   linalg::parallel_for_if(large(entries), static_cast<Index>(partition_.groups.size()), [&](Index g) {
     const eliminate::Group& group = partition_.groups[static_cast<std::size_t>(g)];
@@ -154,7 +155,8 @@ void CpuFrame<T>::cross_apply(Index row_begin, Index row_end, const double* x, d
     Buffer<double> scratch;
     const Slab part = slab(system_, base + begin, base + end, 0, k, scratch);
     // Row-major Y = B X is Y' = X' B' column-major.
-    linalg::blas_table<double>().gemm('N', 'N', m, end - begin, k, 1.0, x, m, part.data, part.ld, 0.0, y + begin * m, m);
+    linalg::blas_table<double>().gemm('N', 'N', m, end - begin, k, 1.0, x, m, part.data, part.ld, 0.0, y + begin * m,
+                                      m);
   });
 }
 
@@ -190,9 +192,8 @@ void CpuFrame<T>::cross_block(Index row_begin, Index row_end, double* out) const
   if (row_end <= row_begin) return;
   const Index k = system_.k(), base = system_.row_offset(row_begin);
   const Index rows = system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base;
-  with_storage(system_.dtype(), system_.h_tb(), [&](const auto* data) {
-    std::copy(data + base * k, data + (base + rows) * k, out);
-  });
+  with_storage(system_.dtype(), system_.h_tb(),
+               [&](const auto* data) { std::copy(data + base * k, data + (base + rows) * k, out); });
 }
 
 template <class T>

@@ -75,8 +75,8 @@ void SchurFactor<T>::restore_lower() {
 
 template <class T>
 void SchurFactor<T>::off_diagonal_sums(const double* inverse_scale, double* sums) const {
-  // Row j of the upper triangle holds column j of S_0 below the diagonal: one pass, contiguous. Blocks of rows keep private
-  // sums for the columns to their right; both are combined in block order.
+  // Row j of the upper triangle holds column j of S_0 below the diagonal: one pass, contiguous. Blocks of rows keep
+  // private sums for the columns to their right; both are combined in block order.
   const Index block = 64, blocks = (k_ + block - 1) / block;
   const Index groups = std::min<Index>(blocks, 16);
   Buffer<double> partial(groups * k_);
@@ -127,8 +127,8 @@ BorderReport SchurFactor<T>::factor(const double* shift, const double* border_di
     report.ok = false;
     report.kind = kind;
     report.pivot_index = pivot;
-    report.suggested_ridge = kind == SchurFailure::non_finite ? std::numeric_limits<double>::quiet_NaN()
-                                                              : suggest(guards, ridge_beta);
+    report.suggested_ridge =
+        kind == SchurFailure::non_finite ? std::numeric_limits<double>::quiet_NaN() : suggest(guards, ridge_beta);
     return report;
   };
 
@@ -177,7 +177,8 @@ BorderReport SchurFactor<T>::factor(const double* shift, const double* border_di
     double smallest = 0.0, largest = 0.0;
     pivots(smallest, largest);
     report.kappa = largest / smallest;
-    if (!evidence && !(report.kappa <= 0x1p26 / static_cast<double>(k_))) return fail(SchurFailure::ill_conditioned, -1);
+    if (!evidence && !(report.kappa <= 0x1p26 / static_cast<double>(k_)))
+      return fail(SchurFailure::ill_conditioned, -1);
   } else if (estimate) {
     Buffer<double> work(2 * k_);
     const double inverse = linalg::estimate_norm1(k_, work.data(), work.data() + k_, [&](double* x) {
@@ -191,8 +192,8 @@ BorderReport SchurFactor<T>::factor(const double* shift, const double* border_di
   return report;
 }
 
-// Advice for the next ridge_beta. Absolute: the Gershgorin edge of S. Relative: from its extreme eigenvalues, so that the
-// most negative curvature -c becomes about +c.
+// Advice for the next ridge_beta. Absolute: the Gershgorin edge of S. Relative: from its extreme eigenvalues, so that
+// the most negative curvature -c becomes about +c.
 template <class T>
 double SchurFactor<T>::suggest(Guards guards, double ridge_beta) const {
   if (guards == Guards::absolute) {

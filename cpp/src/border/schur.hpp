@@ -4,9 +4,10 @@
 //        strict upper triangle: S_0 transposed    (kept: S x, other ridges, and the advice after a failure need it)
 //        diagonal(): the diagonal of S_0
 //
-// Equilibration (E1): E = D^-1 S D^-1 with d_a = 2^round(log2 sqrt(max(|S_aa|, f_a))), f_a = 8 eps (|M_aa| + |M_aa - S_aa|).
-// Powers of two scale exactly, so the Cholesky factor of E is D^-1 L entry by entry and bit by bit: the scaling is carried
-// out only where its exponents could over- or underflow, and otherwise enters the condition estimate alone.
+// Equilibration (E1): E = D^-1 S D^-1 with d_a = 2^round(log2 sqrt(max(|S_aa|, f_a))), f_a = 8 eps (|M_aa| + |M_aa -
+// S_aa|). Powers of two scale exactly, so the Cholesky factor of E is D^-1 L entry by entry and bit by bit: the
+// scaling is carried out only where its exponents could over- or underflow, and otherwise enters the condition
+// estimate alone.
 #pragma once
 
 #include "arrowschur/options.hpp"
@@ -50,8 +51,8 @@ class SchurFactor {
   Index k_ = 0, ld_ = 0;
   bool lower_is_schur_ = false;
   linalg::Buffer<T> s_;
-  linalg::Buffer<T> diagonal_;     // of S_0
-  linalg::Buffer<double> shift_;   // [k]
+  linalg::Buffer<T> diagonal_;  // of S_0
+  linalg::Buffer<double> shift_;  // [k]
 };
 
 }  // namespace arrowschur::border

@@ -128,7 +128,8 @@ void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows,
     out->residual_requested = residual;
     return;
   }
-  // With `extra` less on its diagonal a line's residual shrinks by extra dt, its absolute sum by what the diagonal loses.
+  // With `extra` less on its diagonal a line's residual shrinks by extra dt, its absolute sum by what the diagonal
+  // loses.
   double norm = 0.0;
   for (const Group& group : p.groups) {
     const RowRun run = Partition::run(s, group);
@@ -143,9 +144,10 @@ void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows,
         const Index j = s.row_offset(row) + r;
         residual = worse(residual, std::abs(out->residual_t[j] - extra * dt[j]));
         if (!norms) continue;
-        const double diagonal = f.shift[(run.first + i) * d + r] + with_storage(s.dtype(), s.h_tt(), [&](const auto* a) {
-                                  return static_cast<double>(a[s.block_offset(row) + r * d + r]);
-                                });
+        const double diagonal =
+            f.shift[(run.first + i) * d + r] + with_storage(s.dtype(), s.h_tt(), [&](const auto* a) {
+              return static_cast<double>(a[s.block_offset(row) + r * d + r]);
+            });
         norm = worse(norm, lines[j] - std::abs(diagonal) + std::abs(diagonal - extra));
       }
     }
@@ -154,8 +156,8 @@ void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows,
   if (norms) out->norm_rows_requested = norm;
 }
 
-#define ARROWSCHUR_INSTANTIATE(T)                                                                                       \
-  template void expand<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, const double*,     \
+#define ARROWSCHUR_INSTANTIATE(T)                                                                                   \
+  template void expand<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, const double*, \
                           double*, backend::ExpandOutputs*);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)

@@ -1,5 +1,5 @@
-// Border to rows: delta_t_i = -A_i^-1 (g_i + B_i delta_beta), and in the same pass over h_tb everything that the certificate
-// needs from the rows (backend::ExpandOutputs).
+// Border to rows: delta_t_i = -A_i^-1 (g_i + B_i delta_beta), and in the same pass over h_tb everything that the
+// certificate needs from the rows (backend::ExpandOutputs).
 #pragma once
 
 #include "backend/backend.hpp"

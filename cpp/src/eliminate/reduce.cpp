@@ -38,8 +38,8 @@ Index step_of(Index d, Index capacity) {
 
 // Whitens the columns [col_begin, col_end) of a run of rows: packs W at `packed` (may be null), r += W'u.
 template <class T>
-void whiten_run(const RowRun& run, const BucketFactor<T>& f, const double* w_t, Index col_begin, Index col_end, T* packed,
-                Index panel_stride, T* r, Buffer<T>& converted) {
+void whiten_run(const RowRun& run, const BucketFactor<T>& f, const double* w_t, Index col_begin, Index col_end,
+                T* packed, Index panel_stride, T* r, Buffer<T>& converted) {
   const ArrowSystem& s = *run.system;
   const Index d = f.d, k = s.k(), rows = run.rows(), width = col_end - col_begin;
   const bool large = d > linalg::kMaxSmall;
@@ -69,7 +69,8 @@ void whiten_run(const RowRun& run, const BucketFactor<T>& f, const double* w_t, 
     linalg::kernels().table<T>().whiten(args, false);
     return;
   }
-  // Another stored type, or a block for BLAS: the columns go through a dense copy. The kernel indexes columns from 0 of h_tb.
+  // Another stored type, or a block for BLAS: the columns go through a dense copy. The kernel indexes columns from 0
+  // of h_tb.
   if (converted.size() < rows * width) converted = Buffer<T>(rows * width);
   with_storage(s.dtype(), s.h_tb(), [&](const auto* data) {
     for (Index i = 0; i < run.count; ++i) {
@@ -122,9 +123,11 @@ const BucketFactor<T>& factor_of(const RowFactors<T>& rows, const Group& g) {
   return rows.buckets[static_cast<std::size_t>(g.bucket)];
 }
 
-// One group: chunks of rows that fit L2 are whitened and added to this group's partial of S (null: right-hand side only).
+// One group: chunks of rows that fit L2 are whitened and added to this group's partial of S (null: right-hand side
+// only).
 template <class T>
-void thin_group(const ArrowSystem& s, const Group& g, const RowFactors<T>& rows, const double* w_t, T* partial_s, T* r) {
+void thin_group(const ArrowSystem& s, const Group& g, const RowFactors<T>& rows, const double* w_t, T* partial_s,
+                T* r) {
   const Index k = s.k(), ld = linalg::padded_ld<T>(k), d = factor_of(rows, g).d;
   const Index capacity = thin_capacity<T>(k, s.max_dim());
   const RowRun run = Partition::run(s, g);
@@ -145,15 +148,17 @@ void thin_group(const ArrowSystem& s, const Group& g, const RowFactors<T>& rows,
     if (partial_s == nullptr) continue;
     for (Index it = 0; it < k; it += kTile) {
       for (Index jt = 0; jt <= it; jt += kTile) {
-        linalg::rank_update_tile<T>(kernel, {packed.data(), stride}, 0, filled, it, round_up(std::min(k, it + kTile), linalg::kStrip),
-                                    jt, std::min(k, jt + kTile), T(-1), partial_s, ld, false);
+        linalg::rank_update_tile<T>(kernel, {packed.data(), stride}, 0, filled, it,
+                                    round_up(std::min(k, it + kTile), linalg::kStrip), jt, std::min(k, jt + kTile),
+                                    T(-1), partial_s, ld, false);
       }
     }
   }
 }
 
 template <class T>
-void reduce_thin(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* w_t, T* out, double* wu) {
+void reduce_thin(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* w_t, T* out,
+                 double* wu) {
   const Index k = s.k(), ld = linalg::padded_ld<T>(k), size = linalg::padded_size<T>(k);
   const auto groups = static_cast<Index>(p.groups.size());
   const Index stride = round_up(k, kPanel<T>);
@@ -185,7 +190,8 @@ void reduce_thin(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
 }
 
 template <class T>
-void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* w_t, T* out, double* wu) {
+void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* w_t, T* out,
+                 double* wu) {
   const Index k = s.k(), ld = linalg::padded_ld<T>(k);
   const auto groups = static_cast<Index>(p.groups.size());
   const Index stride = round_up(k, kPanel<T>);
@@ -230,8 +236,8 @@ void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
         const auto [i, j] = linalg::lower_tile(linalg::lower_tiles(tiles) - 1 - task);  // small tiles come last
         const Index i0 = i * kTile, i1 = std::min(k, i0 + kTile), j0 = j * kTile, j1 = std::min(k, j0 + kTile);
         if (first) border::assemble_tile(s.border(), i0, i1, j0, j1, out, ld);
-        linalg::rank_update_tile<T>(kernel, {packed.data(), panel_stride}, 0, filled, i0, round_up(i1, linalg::kStrip), j0, j1,
-                                    T(-1), out, ld, false);
+        linalg::rank_update_tile<T>(kernel, {packed.data(), panel_stride}, 0, filled, i0, round_up(i1, linalg::kStrip),
+                                    j0, j1, T(-1), out, ld, false);
       });
     }
     begin = end;
@@ -243,7 +249,8 @@ void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
 }  // namespace
 
 template <class T>
-void reduce(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* w_t, T* out, double* wu) {
+void reduce(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* w_t, T* out,
+            double* wu) {
   if (s.k() == 0) return;
   p.thin ? reduce_thin(s, p, rows, w_t, out, wu) : reduce_wide(s, p, rows, w_t, out, wu);
 }
@@ -253,8 +260,8 @@ void reduce_rhs(const ArrowSystem& s, const Partition& p, const RowFactors<T>& r
   reduce<T>(s, p, rows, w_t, nullptr, wu);
 }
 
-#define ARROWSCHUR_INSTANTIATE(T)                                                                                        \
-  template void reduce<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, T*, double*);       \
+#define ARROWSCHUR_INSTANTIATE(T)                                                                                  \
+  template void reduce<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, T*, double*); \
   template void reduce_rhs<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, double*);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)

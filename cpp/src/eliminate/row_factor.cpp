@@ -94,24 +94,26 @@ struct ChunkFailures {
 
 bool misses_guard(Guards guards, double unit, double kappa, double min_pivot, double scale, Index d) {
   if (guards == Guards::relative) return !(kappa <= safe_condition(unit));
-  return !(kappa <= 0x1p26 / static_cast<double>(std::max<Index>(d, 1))) || !(min_pivot >= 0x1p-26 * std::max(1.0, scale));
+  return !(kappa <= 0x1p26 / static_cast<double>(std::max<Index>(d, 1))) ||
+         !(min_pivot >= 0x1p-26 * std::max(1.0, scale));
 }
 
 template <class T>
-ChunkFailures factor_group(const RowRun& run, const Ridges& ridges, const backend::RowPolicy& policy, BucketFactor<T>& f) {
+ChunkFailures factor_group(const RowRun& run, const Ridges& ridges, const backend::RowPolicy& policy,
+                           BucketFactor<T>& f) {
   ChunkFailures result;
   const ArrowSystem& s = *run.system;
   const Index d = f.d, dd = d * d;
   const Index chunk = d > linalg::kMaxSmall ? 1 : kChunk;
   Buffer<T> blocks(chunk * dd), shift(chunk * d), kappa(chunk), pivot(chunk);
   Buffer<int> index(chunk);
-  // Rows that are positive definite but miss the guard fail where the caller asked for that, and always under the published
-  // thresholds; "never" forbids lifts, it does not ask for more than positive definite rows.
+  // Rows that are positive definite but miss the guard fail where the caller asked for that, and always under the
+  // published thresholds; "never" forbids lifts, it does not ask for more than positive definite rows.
   const bool guarded = !policy.evidence && (policy.guards == Guards::absolute ? policy.lift != RowLift::never
                                                                               : policy.lift == RowLift::guard);
   linalg::FactorRowsArgs<T> args;
   args.d = d;
-  args.guard = policy.evidence ? linalg::RowGuard::none
+  args.guard = policy.evidence                     ? linalg::RowGuard::none
                : policy.guards == Guards::relative ? linalg::RowGuard::relative
                                                    : linalg::RowGuard::proxy;
   args.shift = shift.data();
@@ -124,7 +126,8 @@ ChunkFailures factor_group(const RowRun& run, const Ridges& ridges, const backen
     for (Index j = 0; j < part.rows(); ++j) exact[j] = ridges.t;
     if (!ridges.damping_t.empty()) {
       for (Index i = 0; i < part.count; ++i) {
-        for (Index r = 0; r < d; ++r) exact[i * d + r] += ridges.damping_t[static_cast<std::size_t>(part.offset(i) + r)];
+        for (Index r = 0; r < d; ++r)
+          exact[i * d + r] += ridges.damping_t[static_cast<std::size_t>(part.offset(i) + r)];
       }
     }
     for (Index j = 0; j < part.rows(); ++j) shift[j] = static_cast<T>(exact[j]);
@@ -172,8 +175,8 @@ std::size_t bucket_of(const ArrowSystem& s, Index row) {
 }
 
 template <class T>
-bool refactor_row(const ArrowSystem& s, const Ridges& ridges, Guards guards, Index row, double ridge, RowFactors<T>& out,
-                  double& kappa) {
+bool refactor_row(const ArrowSystem& s, const Ridges& ridges, Guards guards, Index row, double ridge,
+                  RowFactors<T>& out, double& kappa) {
   const std::size_t b = bucket_of(s, row);
   BucketFactor<T>& f = out.buckets[b];
   const Index d = f.d, position = position_in(s.buckets()[b], row);
@@ -226,8 +229,8 @@ backend::RowReport factor_rows(const ArrowSystem& s, const Partition& partition,
   std::vector<ChunkFailures> found(static_cast<std::size_t>(groups));
   linalg::parallel_for_if(partition.parallel, groups, [&](Index g) {
     const Group& group = partition.groups[static_cast<std::size_t>(g)];
-    found[static_cast<std::size_t>(g)] = factor_group(Partition::run(s, group), ridges, policy,
-                                                      out.buckets[static_cast<std::size_t>(group.bucket)]);
+    found[static_cast<std::size_t>(g)] =
+        factor_group(Partition::run(s, group), ridges, policy, out.buckets[static_cast<std::size_t>(group.bucket)]);
   });
 
   backend::RowReport report;
@@ -244,8 +247,8 @@ backend::RowReport factor_rows(const ArrowSystem& s, const Partition& partition,
     report.ill_conditioned = failure.pivot_index < 0;
     report.kappa = failure.kappa;
     report.min_pivot = lift.min_pivot;
-    report.facts = {failure.row,  failure.pivot_index, failure.pivot,
-                    ridges.t,     lift.last_tried,     suggested_row_ridge(s, ridges, policy.guards, failures)};
+    report.facts = {failure.row, failure.pivot_index, failure.pivot,
+                    ridges.t,    lift.last_tried,     suggested_row_ridge(s, ridges, policy.guards, failures)};
     return report;
   };
   Lift none;
@@ -256,7 +259,8 @@ backend::RowReport factor_rows(const ArrowSystem& s, const Partition& partition,
   for (const RowFailure& failure : failures) {
     const Lift lift = lift_row(s, ridges, policy.guards, unit_roundoff<T>(), failure, count);
     double kappa = 0.0;
-    if (!lift.ok || !refactor_row(s, ridges, policy.guards, failure.row, lift.ridge, out, kappa)) return fail(failure, lift);
+    if (!lift.ok || !refactor_row(s, ridges, policy.guards, failure.row, lift.ridge, out, kappa))
+      return fail(failure, lift);
     out.lifted.push_back({failure.row, lift.ridge - ridges.t});
     report.kappa_max = std::max(report.kappa_max, kappa);
     report.row_ridge_max = std::max(report.row_ridge_max, lift.ridge);
@@ -283,10 +287,10 @@ void solve_blocks(Part part, const BucketFactor<T>& f, Index first, Index count,
   }
 }
 
-#define ARROWSCHUR_INSTANTIATE(T)                                                                                  \
-  template struct RowFactors<T>;                                                                                   \
-  template backend::RowReport factor_rows<T>(const ArrowSystem&, const Partition&, const Ridges&,                  \
-                                             const backend::RowPolicy&, RowFactors<T>&);                           \
+#define ARROWSCHUR_INSTANTIATE(T)                                                                 \
+  template struct RowFactors<T>;                                                                  \
+  template backend::RowReport factor_rows<T>(const ArrowSystem&, const Partition&, const Ridges&, \
+                                             const backend::RowPolicy&, RowFactors<T>&);          \
   template void solve_blocks<T>(Part, const BucketFactor<T>&, Index, Index, T*, Index);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)

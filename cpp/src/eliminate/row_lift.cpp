@@ -27,9 +27,8 @@ Matrix block_at(const ArrowSystem& s, const Ridges& ridges, Index row, double ri
     }
   });
   for (Index r = 0; r < d; ++r) {
-    a(r, r) += ridge + (ridges.damping_t.empty()
-                            ? 0.0
-                            : ridges.damping_t[static_cast<std::size_t>(s.row_offset(row) + r)]);
+    a(r, r) +=
+        ridge + (ridges.damping_t.empty() ? 0.0 : ridges.damping_t[static_cast<std::size_t>(s.row_offset(row) + r)]);
   }
   return a;
 }

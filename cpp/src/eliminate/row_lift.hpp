@@ -23,8 +23,8 @@ struct Lift {
   double kappa = 0.0, min_pivot = 0.0;
 };
 
-// Exact factorization test of one block in float64 at a ridge, with the guard of the policy; `unit` is the unit roundoff
-// of the arithmetic that will factor the row (2^-53 or 2^-24).
+// Exact factorization test of one block in float64 at a ridge, with the guard of the policy; `unit` is the unit
+// roundoff of the arithmetic that will factor the row (2^-53 or 2^-24).
 Lift lift_row(const ArrowSystem&, const Ridges&, Guards, double unit, const RowFailure&, Index failing_rows);
 
 // ridge_t + suggested_bump: Gershgorin deficit, a rounding margin, and what keeps the repaired rows from draining S:

@@ -18,7 +18,8 @@ struct BlasTable {
                Index ldb, T beta, T* c, Index ldc);
   // B = alpha op(A)^-1 B (side 'L') or alpha B op(A)^-1 (side 'R'); A triangular, non-unit; B is m x n.
   void (*trsm)(char side, char uplo, char trans, Index m, Index n, T alpha, const T* a, Index lda, T* b, Index ldb);
-  // A = U'U ('U') or LL' ('L') in place; returns LAPACK's info: 0, or i > 0 when the leading minor of order i is not PD.
+  // A = U'U ('U') or LL' ('L') in place; returns LAPACK's info: 0, or i > 0 when the leading minor of order i is not
+  // PD.
   Index (*potrf)(char uplo, Index n, T* a, Index lda);
 };
 

@@ -2,10 +2,10 @@
 //
 // It is opened with dlopen on first use instead of being linked, for two reasons. Its thread count and its kernel set
 // are read from the environment once, while it is being loaded: only then can they be set for this copy alone. And the
-// package that it came from at build time is gone after installation, so that it must be found relative to this library.
-// The copy is private: RTLD_LOCAL, a file name of its own (libarrowschur_openblas.so, which threadpoolctl does not take
-// for a knob of the user's), every routine that we call exported under the prefix scipy_ and free of calls through
-// symbols that another OpenBLAS in the process could interpose.
+// package that it came from at build time is gone after installation, so that it must be found relative to this
+// library. The copy is private: RTLD_LOCAL, a file name of its own (libarrowschur_openblas.so, which threadpoolctl
+// does not take for a knob of the user's), every routine that we call exported under the prefix scipy_ and free of
+// calls through symbols that another OpenBLAS in the process could interpose.
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -30,9 +30,9 @@ constexpr const char* kFileName = "libarrowschur_openblas.so";
 
 // Variables set, or (without a value) absent, for the lifetime of the object.
 //
-// setenv() could free a string that another thread has just got from getenv(), and would leave the array changed. So the
-// whole array is replaced by an extended copy and the original pointer put back: afterwards the environment is the same
-// object as before. The copies are never freed, because another thread may still be reading them.
+// setenv() could free a string that another thread has just got from getenv(), and would leave the array changed. So
+// the whole array is replaced by an extended copy and the original pointer put back: afterwards the environment is
+// the same object as before. The copies are never freed, because another thread may still be reading them.
 class EnvironmentOverlay {
  public:
   using Variables = std::vector<std::pair<std::string, std::optional<std::string>>>;
@@ -111,8 +111,8 @@ bool avx512_must_be_asked_for() {
 #endif
 }
 
-// OPENBLAS_CORETYPE, often set for a whole container, speaks to the OpenBLAS of NumPy and SciPy; this private copy has a
-// knob of its own, ARROWSCHUR_BLAS_KERNELS, with the same values. An empty value lets OpenBLAS detect the CPU.
+// OPENBLAS_CORETYPE, often set for a whole container, speaks to the OpenBLAS of NumPy and SciPy; this private copy
+// has a knob of its own, ARROWSCHUR_BLAS_KERNELS, with the same values. An empty value lets OpenBLAS detect the CPU.
 std::optional<std::string> kernels_to_ask_for() {
   if (const char* chosen = std::getenv("ARROWSCHUR_BLAS_KERNELS")) {
     return *chosen == '\0' ? std::nullopt : std::optional<std::string>(chosen);

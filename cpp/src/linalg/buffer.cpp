@@ -87,7 +87,8 @@ void release_block(Block block) noexcept {
     std::free(block.data);
     return;
   }
-  while (cache.count > 0 && (cache.bytes + block.bytes > limit || cache.count == static_cast<int>(cache.blocks.size()))) {
+  while (cache.count > 0 &&
+         (cache.bytes + block.bytes > limit || cache.count == static_cast<int>(cache.blocks.size()))) {
     cache.evict_oldest();
   }
   cache.blocks[static_cast<std::size_t>(cache.count++)] = block;

@@ -86,7 +86,11 @@ struct Factorization {
   std::atomic<Index> bad_pivot{-1};
 
   Factorization(Index size, T* matrix)
-      : k(size), ld(padded_ld<T>(size)), tiles((size + kTile - 1) / kTile), outers((tiles + kOuter - 1) / kOuter), s(matrix) {
+      : k(size),
+        ld(padded_ld<T>(size)),
+        tiles((size + kTile - 1) / kTile),
+        outers((tiles + kOuter - 1) / kOuter),
+        s(matrix) {
     panel_stride = kOuter * kTile * kPanel<T>;
     buffer_size = round_up(k, kPanel<T>) / kPanel<T> * panel_stride;
     packed = Buffer<T>(std::min<Index>(outers, 2) * buffer_size);
@@ -108,11 +112,12 @@ struct Factorization {
 
   void update(Index outer, Index i, Index j, Index depth) {
     const PackedPanels<T> panels{buffer(outer), panel_stride};
-    rank_update_tile<T>(kernel, panels, 0, depth, begin(i), round_up(end(i), kStrip), begin(j), end(j), T(-1), s, ld, i == j);
+    rank_update_tile<T>(kernel, panels, 0, depth, begin(i), round_up(end(i), kStrip), begin(j), end(j), T(-1), s, ld,
+                        i == j);
   }
 
-  // X L_jj' = A_ij on packed panels: X' is found kStrip rows at a time, each strip by one product with the rows before it (the
-  // kernel of the updates, with the packed L_jj as its broadcast operand) and a small substitution.
+  // X L_jj' = A_ij on packed panels: X' is found kStrip rows at a time, each strip by one product with the rows
+  // before it (the kernel of the updates, with the packed L_jj as its broadcast operand) and a small substitution.
   void solve_packed(Index outer, Index j, Index offset, Index rows, T* x) {
     const PackedPanels<T> panels{buffer(outer), panel_stride};
     const T* diagonal = s + begin(j) * ld + begin(j);

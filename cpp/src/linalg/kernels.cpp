@@ -52,7 +52,8 @@ const Kernels* find(const std::string& name) {
 
 const Kernels* choose() {
   if (const char* forced = std::getenv("ARROWSCHUR_ISA")) {
-    if (const Kernels* set = find(forced)) return set;  // an unknown name must not break the import; build_info shows it
+    if (const Kernels* set = find(forced))
+      return set;  // an unknown name must not break the import; build_info shows it
   }
   for (const Candidate& c : candidates()) {
     if (c.supported) return c.kernels;

@@ -2,11 +2,13 @@
 //
 // kernels_body.hpp is the one source; kernels_{baseline,avx2,avx512}.cpp compile it with different flags. A table of
 // function pointers is taken per stage, never per row. No kernel is contracted by the compiler: fused multiply-adds are
-// written out where the instruction set has them, so that specialised (d = 1..16) and dynamic kernels give the same bits.
+// written out where the instruction set has them, so that specialised (d = 1..16) and dynamic kernels give the same
+// bits.
 //
 // Packed panels. A T x k matrix is cut into panels of kPanel columns (192 bytes: 24 doubles or 48 floats, three AVX-512
 // registers); panel p holds its rows one after another, kPanel entries each, padded with zeros at the right edge of the
-// matrix. The same layout serves both operands of W'W: as vectors (a whole panel row) and as broadcasts (kStrip entries).
+// matrix. The same layout serves both operands of W'W: as vectors (a whole panel row) and as broadcasts (kStrip
+// entries).
 #pragma once
 
 #include <string>
@@ -18,7 +20,7 @@ namespace arrowschur::linalg {
 
 template <class T>
 inline constexpr Index kPanel = static_cast<Index>(192 / sizeof(T));  // columns of a packed panel
-inline constexpr Index kStrip = 8;                                    // rows of the micro tile of C
+inline constexpr Index kStrip = 8;  // rows of the micro tile of C
 
 // Row blocks up to this size run the kernels below (compile-time d up to kMaxFixed); larger ones go through BLAS.
 inline constexpr Index kMaxFixed = 16;
@@ -32,36 +34,36 @@ enum class RowGuard { none, relative, proxy };  // which condition estimate fact
 template <class T>
 struct FactorRowsArgs {
   Index d = 0, count = 0;
-  const T* a = nullptr;        // blocks [count, d, d], lower triangle read
-  const T* shift = nullptr;    // [count, d]: what is added to the diagonal (ridge, damping, lift)
-  T* l = nullptr;              // [count, d, d]
-  T* inv = nullptr;            // [count, d]
+  const T* a = nullptr;  // blocks [count, d, d], lower triangle read
+  const T* shift = nullptr;  // [count, d]: what is added to the diagonal (ridge, damping, lift)
+  T* l = nullptr;  // [count, d, d]
+  T* inv = nullptr;  // [count, d]
   RowGuard guard = RowGuard::none;
-  T* kappa = nullptr;          // [count]; relative: 1-norm condition of the equilibrated block; proxy: pivot ratio squared
+  T* kappa = nullptr;  // [count]; relative: 1-norm condition of the equilibrated block; proxy: pivot ratio squared
   int* pivot_index = nullptr;  // [count]; -1, or the first pivot that is not positive and finite
-  T* pivot = nullptr;                  // [count]; its value
+  T* pivot = nullptr;  // [count]; its value
 };
 
 template <class T>
 struct WhitenArgs {
   Index d = 0, count = 0;
-  const T* b = nullptr;         // rows of B, leading dimension ldb
+  const T* b = nullptr;  // rows of B, leading dimension ldb
   Index ldb = 0;
   const Index* first = nullptr;  // [count]: first row of block i in b
-  const T* l = nullptr;          // factors of the blocks
+  const T* l = nullptr;  // factors of the blocks
   const T* inv = nullptr;
-  const T* u = nullptr;          // [count * d]: L^-1 g
+  const T* u = nullptr;  // [count * d]: L^-1 g
   Index col_begin = 0, col_end = 0;  // columns to process; col_begin is a multiple of kPanel
-  T* packed = nullptr;           // panel p at packed + p panel_stride; null: W is not stored
+  T* packed = nullptr;  // panel p at packed + p panel_stride; null: W is not stored
   Index panel_stride = 0;
-  T* r = nullptr;                // [k]: r += W'u
+  T* r = nullptr;  // [k]: r += W'u
 };
 
 template <class T>
 struct KernelTable {
   // C[i, j] += alpha sum_r b[r kPanel + i] a[r kPanel + j],  i < kStrip, j < kPanel. alpha is +1 or -1.
   void (*rank_update)(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc);
-  // The next kStrip rows x of a packed panel (kPanel entries each) become the solution of  L x = b  by forward substitution;
+  // The next kStrip rows x of a packed panel (kPanel entries each) become the solution of L x = b by substitution;
   // l points at the kStrip x kStrip diagonal block of a row-major lower triangle.
   void (*solve_strip)(const T* l, Index ldl, T* x);
   void (*factor_rows)(const FactorRowsArgs<T>&, bool force_dynamic);
@@ -80,8 +82,7 @@ struct DataKernelTable {
   void (*rows_axpy)(Index rows, Index k, const In* b, Index ldb, const double* v, double* acc, double* col_abs);
   // Symmetric blocks from their lower triangles: y_i = A_i x_i + shift_i x_i; abs_i[a] = sum_b |(A_i + shift_i)[a, b]|
   // unless null. a is [count, d, d], shift, x, y, abs are [count, d].
-  void (*block_matvec)(Index d, Index count, const In* a, const double* shift, const double* x, double* y,
-                       double* abs);
+  void (*block_matvec)(Index d, Index count, const In* a, const double* shift, const double* x, double* y, double* abs);
 };
 
 struct Kernels {

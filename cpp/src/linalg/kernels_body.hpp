@@ -428,7 +428,8 @@ ARROWSCHUR_INLINE void whiten_columns(const WhitenArgs<T>& args, const T* b, Ind
         if (out != nullptr) store(out + v * kLanes<T>, x);
       }
       if (direct) {  // the lines of the next panel but one
-        for (int line = 0; line < 3; ++line) __builtin_prefetch(row + q * ldb + 2 * kPanel<T> + line * static_cast<Index>(64 / sizeof(T)));
+        for (int line = 0; line < 3; ++line)
+          __builtin_prefetch(row + q * ldb + 2 * kPanel<T> + line * static_cast<Index>(64 / sizeof(T)));
       }
       if (out != nullptr) out += kPanel<T>;
     }
@@ -561,7 +562,8 @@ void solve_upper(Index d, Index count, const T* l, const T* inv, T* x, Index m) 
   });
 }
 
-// ---- passes over the data as stored, in float64 -----------------------------------------------------------------------
+// ---- passes over the data as stored, in float64
+// -----------------------------------------------------------------------
 template <class In, int kRows, bool kAbs>
 ARROWSCHUR_INLINE void dot_rows(Index k, const In* b, Index ldb, const double* x, double* z, double* row_abs) {
   constexpr int n = kLanes<double>;
@@ -682,9 +684,7 @@ void block_matvec_dim(Index d_, Index count, const In* a, const double* shift, c
 }
 template <class In>
 void block_matvec(Index d, Index count, const In* a, const double* shift, const double* x, double* y, double* abs) {
-  with_dim(d, false, [&](auto dim) {
-    block_matvec_dim<In, decltype(dim)::value>(d, count, a, shift, x, y, abs);
-  });
+  with_dim(d, false, [&](auto dim) { block_matvec_dim<In, decltype(dim)::value>(d, count, a, shift, x, y, abs); });
 }
 
 }  // namespace
@@ -692,7 +692,8 @@ void block_matvec(Index d, Index count, const In* a, const double* shift, const 
 extern const Kernels kTable;
 const Kernels kTable = {
     ARROWSCHUR_ISA_NAME,
-    {rank_update<double>, solve_strip<double>, factor_rows<double>, whiten<double>, solve_lower<double>, solve_upper<double>},
+    {rank_update<double>, solve_strip<double>, factor_rows<double>, whiten<double>, solve_lower<double>,
+     solve_upper<double>},
     {rank_update<float>, solve_strip<float>, factor_rows<float>, whiten<float>, solve_lower<float>, solve_upper<float>},
     {rows_dot<double>, rows_axpy<double>, block_matvec<double>},
     {rows_dot<float>, rows_axpy<float>, block_matvec<float>},

@@ -2,7 +2,7 @@
 //
 // - The calling thread takes part; helpers that wake up late find the job closed and are not waited for.
 // - Nested calls, and calls while another thread uses the pool, run in the calling thread. Tasks must therefore not
-//   depend on how many threads there are, only on the order in which tasks are claimed (a task may wait for a lower one).
+//   depend on how many threads there are, only on the order in which tasks are claimed (one may wait for a lower one).
 // - The first exception stops the job and is rethrown in the caller. The caller polls for interrupts between its tasks.
 // - No allocation after the pool has started. Survives fork(): the child starts a pool of its own.
 #pragma once

@@ -35,10 +35,10 @@ struct PackedPanels {
   }
 };
 
-// C[i, j] += alpha sum_{r = row_begin}^{row_end - 1} P[r, i] P[r, j] for i in [i_begin, i_end), j in [j_begin, j_end) with
-// j <= i; alpha is +1 or -1. The ranges start at multiples of kTile; i_end is a multiple of kStrip; entries with j > i in
-// micro tiles on the diagonal are overwritten unless `keep_upper`. The rows are added in order: same bits for any tiling
-// of the row range at multiples of kDepth.
+// C[i, j] += alpha sum_{r = row_begin}^{row_end - 1} P[r, i] P[r, j] for i in [i_begin, i_end), j in [j_begin, j_end)
+// with j <= i; alpha is +1 or -1. The ranges start at multiples of kTile; i_end is a multiple of kStrip; entries with
+// j > i in micro tiles on the diagonal are overwritten unless `keep_upper`. The rows are added in order: same bits
+// for any tiling of the row range at multiples of kDepth.
 template <class T>
 void rank_update_tile(const KernelTable<T>& kernel, PackedPanels<T> p, Index row_begin, Index row_end, Index i_begin,
                       Index i_end, Index j_begin, Index j_end, T alpha, T* c, Index ldc, bool keep_upper) {

@@ -1,5 +1,5 @@
-// Waiting for a flag that another task of the same parallel_for sets. Safe only for flags of lower tasks: those have been
-// claimed already (pool.hpp).
+// Waiting for a flag that another task of the same parallel_for sets. Safe only for flags of lower tasks: those have
+// been claimed already (pool.hpp).
 #pragma once
 
 #include <atomic>

@@ -95,13 +95,15 @@ void solve_blocks_of_unknowns(Index k, const T* l, T* x, Index m, bool lower) {
     if (lower) {
       for (Index b = 0; b < block; ++b) {
         flags.wait(b);
-        blas.gemm('N', 'N', m, width, kRows, T(-1), x + b * kRows * m, m, l + begin * ld + b * kRows, ld, T(1), x + begin * m, m);
+        blas.gemm('N', 'N', m, width, kRows, T(-1), x + b * kRows * m, m, l + begin * ld + b * kRows, ld, T(1),
+                  x + begin * m, m);
       }
     } else {
       for (Index b = blocks - 1; b > block; --b) {
         flags.wait(b);
         const Index first = b * kRows, rows = std::min(k, first + kRows) - first;
-        blas.gemm('N', 'T', m, width, rows, T(-1), x + first * m, m, l + first * ld + begin, ld, T(1), x + begin * m, m);
+        blas.gemm('N', 'T', m, width, rows, T(-1), x + first * m, m, l + first * ld + begin, ld, T(1), x + begin * m,
+                  m);
       }
     }
     blas.trsm('R', 'U', lower ? 'N' : 'T', m, width, T(1), l + begin * ld + begin, ld, x + begin * m, m);
@@ -133,10 +135,10 @@ void solve_upper_matrix(Index k, const T* l, T* x, Index m) {
   solve_matrix(k, l, x, m, false);
 }
 
-#define ARROWSCHUR_INSTANTIATE(T)                                      \
-  template void solve_lower_vector<T>(Index, const T*, double*);       \
-  template void solve_upper_vector<T>(Index, const T*, double*);       \
-  template void solve_lower_matrix<T>(Index, const T*, T*, Index);     \
+#define ARROWSCHUR_INSTANTIATE(T)                                  \
+  template void solve_lower_vector<T>(Index, const T*, double*);   \
+  template void solve_upper_vector<T>(Index, const T*, double*);   \
+  template void solve_lower_matrix<T>(Index, const T*, T*, Index); \
   template void solve_upper_matrix<T>(Index, const T*, T*, Index);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)

@@ -80,7 +80,8 @@ void ArrowFactor::solve(std::span<const double> w_t, std::span<const double> w_b
   if (m < 0) throw InvalidArgument("m", std::to_string(m), "a number of right-hand sides >= 0");
   newton::check_vector("w_t", w_t, t * m);
   newton::check_vector("w_beta", w_beta, k * m);
-  if (x_t.size() != w_t.size()) throw InvalidArgument("x_t", std::to_string(x_t.size()) + " entries", "the size of w_t");
+  if (x_t.size() != w_t.size())
+    throw InvalidArgument("x_t", std::to_string(x_t.size()) + " entries", "the size of w_t");
   if (x_beta.size() != w_beta.size()) {
     throw InvalidArgument("x_beta", std::to_string(x_beta.size()) + " entries", "the size of w_beta");
   }
@@ -120,7 +121,8 @@ NewtonStep ArrowFactor::step(std::span<const double> g_t, std::span<const double
   newton::check_vector("g_beta", g_beta, impl_->system.k());
   const linalg::ThreadScope threads(impl_->options.num_threads);
   const newton::Gradient g{{g_t.begin(), g_t.end()}, {g_beta.begin(), g_beta.end()}};
-  return newton::step_on(*impl_->step_frame, impl_->ridges(), impl_->ridges(), impl_->options, g, false, impl_->diagnostics);
+  return newton::step_on(*impl_->step_frame, impl_->ridges(), impl_->ridges(), impl_->options, g, false,
+                         impl_->diagnostics);
 }
 
 ConditionEstimate ArrowFactor::condition_estimate(FactorSet set) const {

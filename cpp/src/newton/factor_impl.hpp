@@ -23,8 +23,8 @@ struct ArrowFactor::Impl {
 
   Ridges ridges() const { return {ridge_t, ridge_beta, damping_t, damping_beta}; }
   bool evidence_is_step() const;  // ridges and dampings 0, no row lifted
-  // The frame of a set. The evidence frame is built on first use (7.4: no ridges, no guards, no lifts); its failures are
-  // RowFactorError and SchurFactorError.
+  // The frame of a set. The evidence frame is built on first use (7.4: no ridges, no guards, no lifts); its failures
+  // are RowFactorError and SchurFactorError.
   const backend::Frame& frame(FactorSet) const;
 
  private:

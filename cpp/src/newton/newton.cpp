@@ -33,18 +33,20 @@ NewtonStep newton_step(const ArrowSystem& s, const Ridges& ridges, const SolveOp
   SolveDiagnostics diagnostics;
   const auto frame = newton::eliminate_rows(s, ridges, options, diagnostics);
   newton::factor_border(*frame, ridges, options, diagnostics);
-  NewtonStep step = newton::step_on(*frame, ridges, ridges, options, newton::gradient_of(s), true, std::move(diagnostics));
+  NewtonStep step =
+      newton::step_on(*frame, ridges, ridges, options, newton::gradient_of(s), true, std::move(diagnostics));
   step.diagnostics.peak_bytes = linalg::peak_bytes() - before;
   return step;
 }
 
-// Absolute guards: one shift mu for both blocks, 0, then initial 10^m. Relative guards: the rows are raised only after a row
-// failure, from initial_ridge max|h_tt|; the border only after a border or certificate failure, from the advice that the
-// failure carries; what a failed attempt has computed (row factors, S_0) is kept.
+// Absolute guards: one shift mu for both blocks, 0, then initial 10^m. Relative guards: the rows are raised only
+// after a row failure, from initial_ridge max|h_tt|; the border only after a border or certificate failure, from the
+// advice that the failure carries; what a failed attempt has computed (row factors, S_0) is kept.
 NewtonStep newton_step_escalated(const ArrowSystem& s, const Ridges& ridges, const SolveOptions& options,
                                  const EscalationOptions& escalation) {
   newton::check_options(options);
-  if (const auto complaint = check(escalation)) throw InvalidArgument(complaint->field, complaint->value, complaint->rule);
+  if (const auto complaint = check(escalation))
+    throw InvalidArgument(complaint->field, complaint->value, complaint->rule);
   newton::check_ridges(s, ridges);
   const linalg::ThreadScope threads(options.num_threads);
   const Index before = linalg::live_bytes();

@@ -52,8 +52,17 @@ struct Measured {
 class Certifier {
  public:
   Certifier(const Frame& frame, const Ridges& effective, const Ridges& requested, const Gradient& g)
-      : frame_(frame), s_(frame.system()), effective_(effective), requested_(requested), g_(g), residual_t_(s_.total_dim()),
-        residual_beta_(s_.k()), cross_(s_.k()), col_abs_(s_.k()), off_diagonal_(s_.k()), diagonal_(s_.k()) {
+      : frame_(frame),
+        s_(frame.system()),
+        effective_(effective),
+        requested_(requested),
+        g_(g),
+        residual_t_(s_.total_dim()),
+        residual_beta_(s_.k()),
+        cross_(s_.k()),
+        col_abs_(s_.k()),
+        off_diagonal_(s_.k()),
+        diagonal_(s_.k()) {
     out_.residual_t = residual_t_.data();
     out_.cross_t = cross_.data();
     out_.col_abs = col_abs_.data();
@@ -74,7 +83,8 @@ class Certifier {
     } else {
       std::fill(off_diagonal_.begin(), off_diagonal_.end(), 0.0);
       std::fill(diagonal_.begin(), diagonal_.end(), 0.0);
-      bound_ = border::matvec_and_abs_sums_add(s_.border(), step.delta_beta.data(), residual_beta_.data(), off_diagonal_.data());
+      bound_ = border::matvec_and_abs_sums_add(s_.border(), step.delta_beta.data(), residual_beta_.data(),
+                                               off_diagonal_.data());
       s_.border().diagonal_add({diagonal_.data(), size});
       norm_rows_ = out_.norm_rows;
       norm_rows_requested_ = out_.norm_rows_requested;
@@ -84,7 +94,8 @@ class Certifier {
     double r_eff = 0.0, r_req = out_.residual_requested, h_eff = norm_rows_, h_req = norm_rows_requested_;
     for (Index j = 0; j < s_.total_dim(); ++j) r_eff = worse(r_eff, std::abs(residual_t_[j]));
     for (Index j = 0; j < k; ++j) {
-      const double damping = effective_.damping_beta.empty() ? 0.0 : effective_.damping_beta[static_cast<std::size_t>(j)];
+      const double damping =
+          effective_.damping_beta.empty() ? 0.0 : effective_.damping_beta[static_cast<std::size_t>(j)];
       const double shift = effective_.beta + damping, x = step.delta_beta[static_cast<std::size_t>(j)];
       residual_beta_[j] += shift * x;
       r_eff = worse(r_eff, std::abs(residual_beta_[j]));
@@ -164,7 +175,8 @@ Gradient gradient_of(const ArrowSystem& s) {
   g.t.resize(static_cast<std::size_t>(s.total_dim()));
   g.beta.resize(static_cast<std::size_t>(s.k()));
   eliminate::with_storage(s.dtype(), s.g_t(), [&](const auto* x) { std::copy(x, x + g.t.size(), g.t.begin()); });
-  eliminate::with_storage(s.dtype(), s.g_beta(), [&](const auto* x) { std::copy(x, x + g.beta.size(), g.beta.begin()); });
+  eliminate::with_storage(s.dtype(), s.g_beta(),
+                          [&](const auto* x) { std::copy(x, x + g.beta.size(), g.beta.begin()); });
   return g;
 }
 
@@ -277,7 +289,8 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
   if (!(reached <= level) && options.guards == Guards::relative && diagnostics.kappa_schur > trusted) {
     double smallest = 0.0, largest = 0.0;
     frame.border_pivots(smallest, largest);
-    throw SchurFactorError(SchurFailure::ill_conditioned, -1, diagnostics.kappa_schur, effective.beta + largest / trusted);
+    throw SchurFactorError(SchurFailure::ill_conditioned, -1, diagnostics.kappa_schur,
+                           effective.beta + largest / trusted);
   }
   step.diagnostics = std::move(diagnostics);
   return step;

@@ -1,4 +1,5 @@
-// The pieces that newton_step, its escalation and ArrowFactor share: checks, building a frame, one certified step on it.
+// The pieces that newton_step, its escalation and ArrowFactor share: checks, building a frame, one certified step on
+// it.
 #pragma once
 
 #include <memory>
@@ -21,7 +22,8 @@ struct Gradient {
 Gradient gradient_of(const ArrowSystem&);
 
 // Plan, rows and S_0: everything before the border factorization. Throws RowFactorError. Fills the diagnostics so far.
-std::unique_ptr<backend::Frame> eliminate_rows(const ArrowSystem&, const Ridges&, const SolveOptions&, SolveDiagnostics&);
+std::unique_ptr<backend::Frame> eliminate_rows(const ArrowSystem&, const Ridges&, const SolveOptions&,
+                                               SolveDiagnostics&);
 // Throws SchurFactorError.
 void factor_border(backend::Frame&, const Ridges&, const SolveOptions&, SolveDiagnostics&);
 

@@ -17,13 +17,13 @@ namespace {
 
 using linalg::Buffer;
 
-constexpr Index kParallelBorder = 512;         // columns from which a dense product is shared
-constexpr Index kMaxGroups = 32;               // partials of k entries
+constexpr Index kParallelBorder = 512;  // columns from which a dense product is shared
+constexpr Index kMaxGroups = 32;  // partials of k entries
 constexpr Index kRowBytes = Index{256} << 10;  // rows read twice out of L2
-constexpr Index kMaxRows = 64;                 // rows per kernel call
-constexpr Index kSmallBlock = 32;              // below: plain loops
-constexpr Index kTile = 64;                    // rows of a product with many vectors
-constexpr Index kDepth = 256;                  // its inner dimension, converted at a time
+constexpr Index kMaxRows = 64;  // rows per kernel call
+constexpr Index kSmallBlock = 32;  // below: plain loops
+constexpr Index kTile = 64;  // rows of a product with many vectors
+constexpr Index kDepth = 256;  // its inner dimension, converted at a time
 
 // ---- one vector -----------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ struct ProductAdder {
       const Index begin = task * chunk, end = std::min(k, begin + chunk);
       for (Index j = 0; j <= t.bandwidth; ++j) {
         const In* band = bands + j * k;
-        add_band(band, begin, std::min(end, k - j), j);              // M[i, i + j]
+        add_band(band, begin, std::min(end, k - j), j);  // M[i, i + j]
         if (j > 0) add_band(band - j, std::max(begin, j), end, -j);  // M[i, i - j]
       }
     });

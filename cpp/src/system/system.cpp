@@ -457,10 +457,10 @@ ArrowSystem ArrowSystem::with_gradient(const void* g_t, const void* g_beta, std:
 
 namespace {
 
-constexpr Index kMaxGroups = 64;                 // partials of k entries
-constexpr Index kGroupWork = Index{1} << 16;     // entries of h_tb that a group should have
+constexpr Index kMaxGroups = 64;  // partials of k entries
+constexpr Index kGroupWork = Index{1} << 16;  // entries of h_tb that a group should have
 constexpr Index kChunkBytes = Index{256} << 10;  // rows of h_tb read twice: fit L2, and their pages fit the TLB
-constexpr Index kMaxChunk = 256;                 // rows per kernel call
+constexpr Index kMaxChunk = 256;  // rows per kernel call
 
 // First row block whose rows start at or behind `t`.
 Index row_from(const ArrowSystem& s, Index t) {

@@ -25,7 +25,8 @@ std::vector<T> make_matrix(Index k) {
   std::size_t next = 0;
   for (Index r = 0; r < k; ++r) {
     for (Index c = 0; c <= r; ++c) {
-      s[at(r * ld + c)] = static_cast<T>(values[next++] + (r == c ? 2.0 * std::sqrt(static_cast<double>(k)) + 1.0 : 0.0));
+      s[at(r * ld + c)] =
+          static_cast<T>(values[next++] + (r == c ? 2.0 * std::sqrt(static_cast<double>(k)) + 1.0 : 0.0));
     }
   }
   return s;
@@ -48,7 +49,8 @@ void check_product(double tolerance) {
     for (Index r = 0; r < k; ++r) {
       for (Index c = 0; c <= r; c += (r == k - 1 || k < 100) ? 1 : std::max<Index>(1, r)) {
         double sum = 0.0;
-        for (Index q = 0; q <= c; ++q) sum += static_cast<double>(l[at(r * ld + q)]) * static_cast<double>(l[at(c * ld + q)]);
+        for (Index q = 0; q <= c; ++q)
+          sum += static_cast<double>(l[at(r * ld + q)]) * static_cast<double>(l[at(c * ld + q)]);
         worst = std::max(worst, std::abs(sum - static_cast<double>(s[at(r * ld + c)])));
       }
       if (r + 1 < k) CHECK_EQUAL(l[at(r * ld + r + 1)], T(1e6));  // the upper triangle is not written

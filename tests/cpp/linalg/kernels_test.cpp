@@ -196,8 +196,8 @@ TEST(WhiteningIsForwardSubstitution) {
             for (Index p = 0; p < q; ++p) x -= f.l[at((i * d + q) * d + p)] * expected[at((i * d + p) * k + j)];
             x /= f.l[at((i * d + q) * d + q)];
             r[at(j)] += x * u[at(i * d + q)];
-            got[at((i * d + q) * k + j)] =
-                w.packed[at(j / kPanel<double> * rows * kPanel<double> + (i * d + q) * kPanel<double> + j % kPanel<double>)];
+            got[at((i * d + q) * k + j)] = w.packed[at(j / kPanel<double> * rows * kPanel<double> +
+                                                       (i * d + q) * kPanel<double> + j % kPanel<double>)];
           }
         }
       }

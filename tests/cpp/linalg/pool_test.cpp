@@ -106,7 +106,8 @@ TEST(AnInterruptEndsTheJob) {
   bool asked = false;
   {
     const InterruptScope interrupt([](void* context) { return *static_cast<bool*>(context) = true; }, &asked);
-    CHECK_THROWS(Interrupted, parallel_for(1000000, [](Index) { std::this_thread::sleep_for(std::chrono::microseconds(50)); }));
+    CHECK_THROWS(Interrupted,
+                 parallel_for(1000000, [](Index) { std::this_thread::sleep_for(std::chrono::microseconds(50)); }));
   }
   CHECK(asked);
   std::atomic<int> runs{0};

@@ -17,7 +17,8 @@ SolveOptions with_guards(Guards guards, RowLift lift = RowLift::indefinite) {
   return options;
 }
 
-const std::vector<double> kHandT = {-0.22232254625022281, 0.69103271693438463, -0.044488038871991142, -0.16072822860316876};
+const std::vector<double> kHandT = {-0.22232254625022281, 0.69103271693438463, -0.044488038871991142,
+                                    -0.16072822860316876};
 const std::vector<double> kHandBeta = {-0.13832230344238978, 0.080452832548268208, -0.23632358488306042};
 const std::vector<double> kHandDampedT = {-0.16499271629553287, 0.51473075930699671, 0.0018136430061633355,
                                           -0.14043199730345905};
@@ -39,7 +40,8 @@ TEST(TheHandExample) {
     CHECK_NEAR(damped.delta_t, kHandDampedT, 1e-13);
     CHECK_NEAR(damped.delta_beta, kHandDampedBeta, 1e-13);
     CHECK_NEAR(system.gradient_dot(bare.delta_t, bare.delta_beta), -1.1492477677311638, 1e-13);
-    CHECK_NEAR(model_reduction(system, damped.delta_t, damped.delta_beta, {0.5, 0.25}, true), 0.46266509946455521, 1e-13);
+    CHECK_NEAR(model_reduction(system, damped.delta_t, damped.delta_beta, {0.5, 0.25}, true), 0.46266509946455521,
+               1e-13);
     CHECK_NEAR(model_reduction(system, damped.delta_t, damped.delta_beta, {0.5, 0.25}), 0.54749552624756711, 1e-13);
     CHECK_NEAR(factorize(system, {0.5, 0.25}, options).log_det(), 8.8810786565430111, 1e-13);
     CHECK(bare.diagnostics.backward_error < 1e-15);
@@ -86,8 +88,9 @@ TEST(TheStepSolvesTheSystem) {
 
 TEST(Float32SystemsAreSolvedInBothPrecisions) {
   const auto data = support::definite(support::mixed_dims(150), 40, 8);
-  const auto h_tt = support::to_float(data.h_tt), h_tb = support::to_float(data.h_tb), h_bb = support::to_float(data.h_bb),
-             g_t = support::to_float(data.g_t), g_beta = support::to_float(data.g_beta);
+  const auto h_tt = support::to_float(data.h_tt), h_tb = support::to_float(data.h_tb),
+             h_bb = support::to_float(data.h_bb), g_t = support::to_float(data.g_t),
+             g_beta = support::to_float(data.g_beta);
   SystemParts parts = data.parts();
   parts.dtype = DType::float32;
   parts.h_tt = h_tt.data();
@@ -198,7 +201,8 @@ TEST(UpdatedRidgesEqualAFreshFactor) {
   const auto system = ArrowSystem::make(data.parts());
   const std::vector<double> damping(30, 0.5);
   const ArrowFactor factor = factorize(system, {0.5, 0.25});
-  for (const Ridges& ridges : {Ridges{0.5, 0.25}, Ridges{0.5, 1.0}, Ridges{1.0, 0.25}, Ridges{0.5, 0.25, {}, damping}}) {
+  for (const Ridges& ridges :
+       {Ridges{0.5, 0.25}, Ridges{0.5, 1.0}, Ridges{1.0, 0.25}, Ridges{0.5, 0.25, {}, damping}}) {
     const ArrowFactor updated = factor.update_ridges(ridges), fresh = factorize(system, ridges);
     CHECK_EQUAL(updated.log_det(), fresh.log_det());
     CHECK(updated.step().delta_t == fresh.step().delta_t);
