@@ -4,7 +4,6 @@
 #include <cmath>
 #include <new>
 
-#include "linalg/blas.hpp"
 #include "linalg/kernels.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/spin.hpp"
@@ -13,25 +12,6 @@ namespace arrowschur::linalg {
 namespace {
 
 constexpr Index kOuter = 4;  // tile columns per outer step
-
-// The first bad pivot of a factored diagonal tile whose LAPACK status was 0: NaN and Inf pass LAPACK's comparison.
-template <class T>
-Index first_non_finite(Index n, const T* l, Index ld) {
-  for (Index c = 0; c < n; ++c) {
-    if (!(l[c * ld + c] > T(0)) || !std::isfinite(l[c * ld + c])) return c;
-  }
-  return -1;
-}
-
-template <class T>
-std::optional<BadPivot> factor_tile(Index n, T* s, Index ld, Index first) {
-  // A row-major lower triangle is a column-major upper one.
-  const Index info = blas_table<T>().potrf('U', n, s, ld);
-  if (info > 0) return BadPivot{first + info - 1};
-  const Index bad = first_non_finite(n, s, ld);
-  if (bad >= 0) return BadPivot{first + bad};
-  return std::nullopt;
-}
 
 // Rows of L (row-major, leading dimension ld) become columns of packed panels.
 template <class T>
@@ -61,17 +41,74 @@ void pack_rows(const T* l, Index ld, Index rows, Index cols, T* out, Index panel
 }
 
 template <class T>
-void unpack_rows(const T* packed, Index panel_stride, Index rows, Index cols, T* l, Index ld) {
+void unpack_rows(const T* packed, Index panel_stride, Index rows, Index cols, T* l, Index ld, bool lower_only) {
   constexpr Index kWidth = kPanel<T>;
   for (Index i0 = 0; i0 < rows; i0 += kWidth, packed += panel_stride) {
     const Index live = std::min(kWidth, rows - i0);
     for (Index c0 = 0; c0 < cols; c0 += 8) {  // 8 columns: whole cache lines on both sides
-      const Index width = std::min<Index>(8, cols - c0);
       for (Index i = 0; i < live; ++i) {
+        const Index width = std::min<Index>(8, (lower_only ? std::min(cols, i0 + i + 1) : cols) - c0);
         for (Index c = 0; c < width; ++c) l[(i0 + i) * ld + c0 + c] = packed[(c0 + c) * kWidth + i];
       }
     }
   }
+}
+
+// Scalar Cholesky of the kStrip x kStrip block whose columns are the rows of `x` (a packed panel, from the block's first
+// lane on); only `n` of them are real, the rest becomes the identity. Returns the first bad pivot, or -1.
+template <class T>
+Index factor_strip(const T* x, Index n, T* l) {
+  for (Index i = 0; i < kStrip * kStrip; ++i) l[i] = T(0);
+  for (Index c = 0; c < kStrip; ++c) {
+    T pivot = c < n ? x[c * kPanel<T> + c] : T(1);
+    for (Index q = 0; q < c; ++q) pivot -= l[c * kStrip + q] * l[c * kStrip + q];
+    if (!(pivot > T(0)) || !std::isfinite(pivot)) return c;
+    l[c * kStrip + c] = std::sqrt(pivot);
+    for (Index i = c + 1; i < n; ++i) {
+      T s = x[c * kPanel<T> + i];
+      for (Index q = 0; q < c; ++q) s -= l[i * kStrip + q] * l[c * kStrip + q];
+      l[i * kStrip + c] = s / l[c * kStrip + c];
+    }
+  }
+  return -1;
+}
+
+// Left-looking Cholesky of a diagonal tile on packed panels (rows of the tile are lanes), a strip of columns at a time:
+// one product with the columns before it, a scalar block, one substitution. Lanes above the diagonal hold anything.
+template <class T>
+std::optional<Index> factor_packed(const KernelTable<T>& kernel, Index n, T* packed, Index panel_stride) {
+  const PackedPanels<T> panels{packed, panel_stride};
+  for (Index c = 0; c < n; c += kStrip) {
+    const Index width = std::min(kStrip, n - c);
+    T l[kStrip * kStrip];
+    for (Index i = c / kPanel<T> * kPanel<T>; i < n; i += kPanel<T>) {
+      T* panel = packed + i / kPanel<T> * panel_stride;
+      T* strip = panel + c * kPanel<T>;
+      std::fill(strip + width * kPanel<T>, strip + kStrip * kPanel<T>, T(0));
+      if (c > 0) kernel.rank_update(c, panel, panels.at(0, c), T(-1), strip, kPanel<T>);
+      if (i <= c) {
+        const Index bad = factor_strip(strip + c % kPanel<T>, width, l);
+        if (bad >= 0) return c + bad;
+      }
+      kernel.solve_strip(l, kStrip, strip);
+      if (i <= c) {  // the diagonal block itself, as factored
+        for (Index q = 0; q < width; ++q) {
+          for (Index r = q; r < width; ++r) strip[q * kPanel<T> + c % kPanel<T> + r] = l[r * kStrip + q];
+        }
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+template <class T>
+std::optional<Index> factor_small(Index k, T* s) {
+  const Index ld = padded_ld<T>(k), panel_stride = round_up(k, kStrip) * kPanel<T>;
+  Buffer<T> packed(ld / kPanel<T> * panel_stride);
+  pack_rows(s, ld, k, k, packed.data(), panel_stride);
+  const auto bad = factor_packed(kernels().table<T>(), k, packed.data(), panel_stride);
+  if (!bad) unpack_rows(packed.data(), panel_stride, k, k, s, ld, true);
+  return bad;
 }
 
 template <class T>
@@ -142,26 +179,20 @@ struct Factorization {
 
     T* tile = s + begin(i) * ld + begin(j);
     const Index rows = end(i) - begin(i), cols = end(j) - begin(j);
-    if (i == j) {
-      if (const auto bad = factor_tile(cols, tile, ld, begin(j))) {
-        bad_pivot.store(bad->index, std::memory_order_relaxed);
-        failed.store(1, std::memory_order_release);
-        return;
-      }
-    }
     const Index offset = begin(j) - begin(j0);  // of this tile column inside the packed panels
     T* out = buffer(outer) + begin(i) / kPanel<T> * panel_stride + offset * kPanel<T>;
     pack_rows(tile, ld, rows, cols, out, panel_stride);
-    if (i == j) {  // above the diagonal the triangle holds something else
-      for (Index r = 0; r < rows; ++r) {
-        T* p = out + r / kPanel<T> * panel_stride + r % kPanel<T>;
-        for (Index c = r + 1; c < cols; ++c) p[c * kPanel<T>] = T(0);
+    if (i == j) {
+      if (const auto bad = factor_packed(kernel, cols, out, panel_stride)) {
+        bad_pivot.store(begin(j) + *bad, std::memory_order_relaxed);
+        failed.store(1, std::memory_order_release);
+        return;
       }
     } else {
       if (!wait_for(done(j, j), 1, failed)) return;
       solve_packed(outer, j, offset, rows, out);
-      unpack_rows(out, panel_stride, rows, cols, tile, ld);
     }
+    unpack_rows(out, panel_stride, rows, cols, tile, ld, i == j);
     done(i, j).store(1, std::memory_order_release);
   }
 
@@ -204,7 +235,10 @@ struct Factorization {
 template <class T>
 std::optional<BadPivot> cholesky(Index k, T* s) {
   if (k <= 0) return std::nullopt;
-  if (k <= kTile) return factor_tile(k, s, padded_ld<T>(k), Index{0});
+  if (k <= kTile) {
+    const auto bad = factor_small(k, s);
+    return bad ? std::optional(BadPivot{*bad}) : std::nullopt;
+  }
   Factorization<T> f(k, s);
   parallel_for(f.task_count(), [&f](Index task) { f.run(task); });
   const Index bad = f.bad_pivot.load();
