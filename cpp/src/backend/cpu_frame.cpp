@@ -10,6 +10,8 @@
 #include "linalg/blas.hpp"
 #include "linalg/kernels.hpp"
 #include "linalg/pool.hpp"
+#include "linalg/products.hpp"
+#include "linalg/rank_update.hpp"
 
 namespace arrowschur::backend {
 namespace {
@@ -19,7 +21,7 @@ using eliminate::with_storage;
 using linalg::Buffer;
 
 constexpr Index kSlabRows = 256;   // rows of h_tb per BLAS call
-constexpr Index kSlabCols = 256;   // columns of h_tb per task of the transposed product
+constexpr Index kSlabCols = 192;   // columns of h_tb per task of the transposed product
 
 bool large(Index entries) { return entries >= linalg::kParallelWork; }
 
@@ -37,6 +39,30 @@ Slab slab(const ArrowSystem& s, Index begin, Index end, Index col, Index width, 
     for (Index j = 0; j < width; ++j) scratch[r * width + j] = static_cast<double>(from[r * k + j]);
   }
   return {scratch.data(), width};
+}
+
+// x += B' y at memory speed: groups of whole rows, fixed by the shape, each with a partial of its own; few rows at a time,
+// so that the hardware follows their streams.
+void cross_transpose_vector(const ArrowSystem& s, const double* y, double* x) {
+  constexpr Index kRowsAtOnce = 8;
+  const Index k = s.k(), t = s.total_dim();
+  const Index groups = std::clamp<Index>(t * k / linalg::kParallelWork, 1, std::min<Index>(32, t));
+  Buffer<double> partial(groups * k);
+  linalg::parallel_for_if(groups > 1, groups, [&](Index g) {
+    double* own = partial.data() + g * k;
+    std::fill(own, own + k, 0.0);
+    with_storage(s.dtype(), s.h_tb(), [&](const auto* b) {
+      using In = std::remove_cvref_t<decltype(*b)>;
+      const auto& data = linalg::kernels().data<In>();
+      const Index end = t * (g + 1) / groups;
+      for (Index r = t * g / groups; r < end; r += kRowsAtOnce) {
+        data.rows_axpy(std::min(kRowsAtOnce, end - r), k, b + r * k, k, y + r, own, nullptr);
+      }
+    });
+  });
+  for (Index g = 0; g < groups; ++g) {
+    for (Index j = 0; j < k; ++j) x[j] += partial[g * k + j];
+  }
 }
 
 }  // namespace
@@ -143,6 +169,8 @@ void CpuFrame<T>::cross_apply(Index row_begin, Index row_end, const double* x, d
   const Index k = system_.k(), base = system_.row_offset(row_begin);
   const Index rows = system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base;
   if (k == 0) return std::fill(y, y + rows * m, 0.0);
+  const bool many = m >= linalg::kManyColumns;
+  const linalg::PackedColumns columns(many ? k : 0, many ? m : 0, x);
   linalg::parallel_for_if(large(rows * k * m), (rows + kSlabRows - 1) / kSlabRows, [&](Index b) {
     const Index begin = b * kSlabRows, end = std::min(rows, begin + kSlabRows);
     if (m == 1) {
@@ -154,6 +182,7 @@ void CpuFrame<T>::cross_apply(Index row_begin, Index row_end, const double* x, d
     }
     Buffer<double> scratch;
     const Slab part = slab(system_, base + begin, base + end, 0, k, scratch);
+    if (many) return linalg::multiply_rows(end - begin, k, part.data, part.ld, columns, y + begin * m);
     // Row-major Y = B X is Y' = X' B' column-major.
     linalg::blas_table<double>().gemm('N', 'N', m, end - begin, k, 1.0, x, m, part.data, part.ld, 0.0, y + begin * m,
                                       m);
@@ -165,21 +194,30 @@ void CpuFrame<T>::cross_transpose(const double* y, double* x, Index m) const {
   const Index k = system_.k(), t = system_.total_dim();
   std::fill(x, x + k * m, 0.0);
   if (m == 0 || t == 0) return;
+  if (m == 1) return cross_transpose_vector(system_, y, x);
   // Tasks own columns of B and add all rows in order.
+  const bool many = m >= linalg::kManyColumns;
+  const Index ldy = linalg::round_up(m, linalg::kStrip);
+  Buffer<double> padded(many && ldy != m ? t * ldy : 0);
+  if (padded.size() > 0) {
+    for (Index r = 0; r < t; ++r) {
+      std::copy(y + r * m, y + (r + 1) * m, padded.data() + r * ldy);
+      std::fill(padded.data() + r * ldy + m, padded.data() + (r + 1) * ldy, 0.0);
+    }
+  }
+  const double* rows_of_y = padded.size() > 0 ? padded.data() : y;
   linalg::parallel_for_if(large(t * k * m), (k + kSlabCols - 1) / kSlabCols, [&](Index b) {
     const Index col = b * kSlabCols, width = std::min(kSlabCols, k - col);
-    if (m == 1) {
-      with_storage(system_.dtype(), system_.h_tb(), [&](const auto* data) {
-        using In = std::remove_cvref_t<decltype(*data)>;
-        linalg::kernels().data<In>().rows_axpy(t, width, data + col, k, y, x + col, nullptr);
-      });
-      return;
-    }
     Buffer<double> scratch;
     const Index step = system_.dtype() == DType::float64 ? t : 4 * kSlabRows;
     for (Index begin = 0; begin < t; begin += step) {
       const Index end = std::min(t, begin + step);
       const Slab part = slab(system_, begin, end, col, width, scratch);
+      if (many) {
+        linalg::multiply_transposed(end - begin, width, part.data, part.ld, rows_of_y + begin * ldy, ldy, m,
+                                    x + col * m);
+        continue;
+      }
       // X[cols] += B[:, cols]' Y is X' += Y' B column-major.
       linalg::blas_table<double>().gemm('N', 'T', m, width, end - begin, 1.0, y + begin * m, m, part.data, part.ld, 1.0,
                                         x + col * m, m);

@@ -63,6 +63,8 @@ template <class T>
 struct KernelTable {
   // C[i, j] += alpha sum_r b[r kPanel + i] a[r kPanel + j],  i < kStrip, j < kPanel. alpha is +1 or -1.
   void (*rank_update)(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc);
+  // The same with other strides: C[i, j] += sum_r b[r b_step + i b_row] a[r a_step + j].
+  void (*multiply)(Index rows, const T* a, Index a_step, const T* b, Index b_step, Index b_row, T* c, Index ldc);
   // The next kStrip rows x of a packed panel (kPanel entries each) become the solution of L x = b by substitution;
   // l points at the kStrip x kStrip diagonal block of a row-major lower triangle.
   void (*solve_strip)(const T* l, Index ldl, T* x);

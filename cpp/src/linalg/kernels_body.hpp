@@ -194,7 +194,8 @@ inline constexpr int kCapacity = D > 0 ? D : static_cast<int>(kMaxSmall);
 // ---- C += alpha B'A on packed panels --------------------------------------------------------------------------------
 // kRows x kVecs vectors of C in registers: 8 x 3 with 32 registers, 4 x 3 with 16 (two of them for a, b).
 template <class T, int kRows, int kVecs>
-ARROWSCHUR_INLINE void micro_tile(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc) {
+ARROWSCHUR_INLINE void micro_tile(Index rows, const T* a, Index a_step, const T* b, Index b_step, Index b_row, T alpha,
+                                  T* c, Index ldc) {
   Vec<T> acc[kRows][kVecs];
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVecs; ++v) acc[i][v] = Vec<T>{};
@@ -205,11 +206,11 @@ ARROWSCHUR_INLINE void micro_tile(Index rows, const T* a, const T* b, T alpha, T
     for (int v = 0; v < kVecs; ++v) x[v] = load(a + v * kLanes<T>);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const Vec<T> y = splat(b[i]);
+      const Vec<T> y = splat(b[i * b_row]);
       for (int v = 0; v < kVecs; ++v) acc[i][v] = madd(y, x[v], acc[i][v]);
     }
-    a += kPanel<T>;
-    b += kPanel<T>;
+    a += a_step;
+    b += b_step;
   }
   const Vec<T> scale = splat(alpha);
   for (int i = 0; i < kRows; ++i) {
@@ -221,15 +222,24 @@ ARROWSCHUR_INLINE void micro_tile(Index rows, const T* a, const T* b, T alpha, T
 }
 
 template <class T>
-void rank_update(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc) {
+ARROWSCHUR_INLINE void product(Index rows, const T* a, Index a_step, const T* b, Index b_step, Index b_row, T alpha,
+                               T* c, Index ldc) {
   constexpr int kVecs = kBytes == 64 ? 3 : (kBytes == 32 ? 3 : 2);
   constexpr int kRows = kBytes == 64 ? 8 : 4;
   constexpr Index kWidth = kVecs * kLanes<T>;
   for (Index i = 0; i < kStrip; i += kRows) {
     for (Index j = 0; j < kPanel<T>; j += kWidth) {
-      micro_tile<T, kRows, kVecs>(rows, a + j, b + i, alpha, c + i * ldc + j, ldc);
+      micro_tile<T, kRows, kVecs>(rows, a + j, a_step, b + i * b_row, b_step, b_row, alpha, c + i * ldc + j, ldc);
     }
   }
+}
+template <class T>
+void rank_update(Index rows, const T* a, const T* b, T alpha, T* c, Index ldc) {
+  product(rows, a, kPanel<T>, b, kPanel<T>, Index{1}, alpha, c, ldc);
+}
+template <class T>
+void multiply(Index rows, const T* a, Index a_step, const T* b, Index b_step, Index b_row, T* c, Index ldc) {
+  product(rows, a, a_step, b, b_step, b_row, T(1), c, ldc);
 }
 
 template <class T>
@@ -692,9 +702,10 @@ void block_matvec(Index d, Index count, const In* a, const double* shift, const 
 extern const Kernels kTable;
 const Kernels kTable = {
     ARROWSCHUR_ISA_NAME,
-    {rank_update<double>, solve_strip<double>, factor_rows<double>, whiten<double>, solve_lower<double>,
-     solve_upper<double>},
-    {rank_update<float>, solve_strip<float>, factor_rows<float>, whiten<float>, solve_lower<float>, solve_upper<float>},
+    {rank_update<double>, multiply<double>, solve_strip<double>, factor_rows<double>, whiten<double>,
+     solve_lower<double>, solve_upper<double>},
+    {rank_update<float>, multiply<float>, solve_strip<float>, factor_rows<float>, whiten<float>, solve_lower<float>,
+     solve_upper<float>},
     {rows_dot<double>, rows_axpy<double>, block_matvec<double>},
     {rows_dot<float>, rows_axpy<float>, block_matvec<float>},
 };

@@ -72,8 +72,8 @@ Index ArrowFactor::nbytes() const noexcept { return impl_->step_frame->nbytes();
 std::uint64_t ArrowFactor::fingerprint() const { return impl_->system.fingerprint(); }
 bool ArrowFactor::matches(const ArrowSystem& other) const { return other.fingerprint() == fingerprint(); }
 
-// x_b = S^-1 (w_b - sum B_i' A_i^-1 w_i),  x_i = A_i^-1 (w_i - B_i x_b). One right-hand side runs the passes of
-// newton_step on -w, so that the bits agree; several run as matrix products.
+// x_b = S^-1 (w_b - sum B_i' A_i^-1 w_i),  x_i = A_i^-1 (w_i - B_i x_b): two passes over h_tb at memory speed for one
+// right-hand side, two matrix products for several.
 void ArrowFactor::solve(std::span<const double> w_t, std::span<const double> w_beta, std::span<double> x_t,
                         std::span<double> x_beta, Index m, FactorSet set) const {
   const Index t = impl_->system.total_dim(), k = impl_->system.k();
@@ -88,16 +88,6 @@ void ArrowFactor::solve(std::span<const double> w_t, std::span<const double> w_b
   if (m == 0) return;
   const linalg::ThreadScope threads(impl_->options.num_threads);
   const backend::Frame& frame = impl_->frame(set);
-  if (m == 1) {
-    Buffer<double> wu(k), minus(t);
-    frame.reduce_rhs(w_t.data(), wu.data());
-    for (Index j = 0; j < k; ++j) wu[j] = w_beta[static_cast<std::size_t>(j)] - wu[j];
-    frame.solve_border(Part::full, wu.data(), 1);
-    for (Index i = 0; i < t; ++i) minus[i] = -w_t[static_cast<std::size_t>(i)];
-    frame.expand(minus.data(), wu.data(), x_t.data(), nullptr);
-    std::copy(wu.data(), wu.data() + k, x_beta.data());
-    return;
-  }
   Buffer<double> y(t * m), border(k * m);
   std::copy(w_t.begin(), w_t.end(), y.data());
   frame.solve_rows(Part::full, 0, impl_->system.n(), y.data(), m);

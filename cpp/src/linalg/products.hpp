@@ -1,0 +1,34 @@
+// Products of a tall row-major matrix B with a few columns, for many right-hand sides: B is read once from memory and never
+// packed as a whole (BLAS packs it, which costs as much as the product for tens of columns).
+#pragma once
+
+#include "linalg/buffer.hpp"
+#include "linalg/kernels.hpp"
+
+namespace arrowschur::linalg {
+
+// Columns from which these beat BLAS; below, padding to kPanel columns wastes more than packing does.
+inline constexpr Index kManyColumns = 16;
+
+// X [k, m] row-major, padded with zero columns to a multiple of kPanel, one panel after another.
+class PackedColumns {
+ public:
+  PackedColumns(Index k, Index m, const double* x);
+  Index m() const noexcept { return m_; }
+  Index panels() const noexcept { return panels_; }
+  const double* panel(Index p) const noexcept { return data_.data() + p * k_ * kPanel<double>; }
+
+ private:
+  Index k_, m_, panels_;
+  Buffer<double> data_;
+};
+
+// y = B x for `rows` rows of B (leading dimension ldb): y is [rows, m]. In the calling thread.
+void multiply_rows(Index rows, Index k, const double* b, Index ldb, const PackedColumns& x, double* y);
+
+// x += B' y for `cols` columns of B (leading dimension ldb) and all of its rows, in row order: y is [rows, m] with leading
+// dimension ldy, a multiple of kStrip (columns m..ldy - 1 are read); x is [cols, m]. In the calling thread.
+void multiply_transposed(Index rows, Index cols, const double* b, Index ldb, const double* y, Index ldy, Index m,
+                         double* x);
+
+}  // namespace arrowschur::linalg
