@@ -11,7 +11,6 @@
 #include "linalg/kernels.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/products.hpp"
-#include "linalg/rank_update.hpp"
 
 namespace arrowschur::backend {
 namespace {
@@ -197,15 +196,7 @@ void CpuFrame<T>::cross_transpose(const double* y, double* x, Index m) const {
   if (m == 1) return cross_transpose_vector(system_, y, x);
   // Tasks own columns of B and add all rows in order.
   const bool many = m >= linalg::kManyColumns;
-  const Index ldy = linalg::round_up(m, linalg::kStrip);
-  Buffer<double> padded(many && ldy != m ? t * ldy : 0);
-  if (padded.size() > 0) {
-    for (Index r = 0; r < t; ++r) {
-      std::copy(y + r * m, y + (r + 1) * m, padded.data() + r * ldy);
-      std::fill(padded.data() + r * ldy + m, padded.data() + (r + 1) * ldy, 0.0);
-    }
-  }
-  const double* rows_of_y = padded.size() > 0 ? padded.data() : y;
+  const linalg::PackedStrips strips(many ? t : 0, many ? m : 0, y);
   linalg::parallel_for_if(large(t * k * m), (k + kSlabCols - 1) / kSlabCols, [&](Index b) {
     const Index col = b * kSlabCols, width = std::min(kSlabCols, k - col);
     Buffer<double> scratch;
@@ -214,8 +205,7 @@ void CpuFrame<T>::cross_transpose(const double* y, double* x, Index m) const {
       const Index end = std::min(t, begin + step);
       const Slab part = slab(system_, begin, end, col, width, scratch);
       if (many) {
-        linalg::multiply_transposed(end - begin, width, part.data, part.ld, rows_of_y + begin * ldy, ldy, m,
-                                    x + col * m);
+        linalg::multiply_transposed(end - begin, width, part.data, part.ld, strips, begin, x + col * m);
         continue;
       }
       // X[cols] += B[:, cols]' Y is X' += Y' B column-major.

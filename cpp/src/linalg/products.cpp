@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "linalg/pool.hpp"
 #include "linalg/rank_update.hpp"
 
 namespace arrowschur::linalg {
@@ -22,6 +23,21 @@ PackedColumns::PackedColumns(Index k, Index m, const double* x)
       for (Index j = live; j < kWidth; ++j) out[r * kWidth + j] = 0.0;
     }
   }
+}
+
+PackedStrips::PackedStrips(Index rows, Index m, const double* y)
+    : rows_(rows), m_(m), strips_((m + kStrip - 1) / kStrip), data_(rows * strips_ * kStrip) {
+  constexpr Index kBlock = 512;
+  parallel_for_if(rows * m >= kParallelWork, (rows + kBlock - 1) / kBlock, [&](Index block) {
+    for (Index s = 0; s < strips_; ++s) {
+      const Index live = std::min(kStrip, m - s * kStrip);
+      for (Index r = block * kBlock; r < std::min(rows, (block + 1) * kBlock); ++r) {
+        double* out = data_.data() + (s * rows + r) * kStrip;
+        for (Index j = 0; j < live; ++j) out[j] = y[r * m + s * kStrip + j];
+        for (Index j = live; j < kStrip; ++j) out[j] = 0.0;
+      }
+    }
+  });
 }
 
 void multiply_rows(Index rows, Index k, const double* b, Index ldb, const PackedColumns& x, double* y) {
@@ -49,11 +65,11 @@ void multiply_rows(Index rows, Index k, const double* b, Index ldb, const Packed
   for (Index i = 0; i < rows; ++i) std::copy(c.data() + i * ld, c.data() + i * ld + x.m(), y + i * x.m());
 }
 
-void multiply_transposed(Index rows, Index cols, const double* b, Index ldb, const double* y, Index ldy, Index m,
+void multiply_transposed(Index rows, Index cols, const double* b, Index ldb, const PackedStrips& y, Index first,
                          double* x) {
   const KernelTable<double>& kernel = kernels().f64;
   const Index ld = round_up(cols, kWidth);
-  Buffer<double> c(ldy * ld), panel(kDepth * kWidth);  // c is X' [ldy, ld]
+  Buffer<double> c(y.strips() * kStrip * ld), panel(kDepth * kWidth);  // c is X'
   std::fill(c.begin(), c.end(), 0.0);
   for (Index r = 0; r < rows; r += kDepth) {
     const Index depth = std::min(kDepth, rows - r);
@@ -71,13 +87,14 @@ void multiply_transposed(Index rows, Index cols, const double* b, Index ldb, con
           std::fill(to + live, to + kWidth, 0.0);
         }
       }
-      for (Index i = 0; i < ldy; i += kStrip) {
-        kernel.multiply(depth, panel.data(), kWidth, y + r * ldy + i, ldy, 1, c.data() + i * ld + j, ld);
+      for (Index s = 0; s < y.strips(); ++s) {
+        kernel.multiply(depth, panel.data(), kWidth, y.strip(s) + (first + r) * kStrip, kStrip, 1,
+                        c.data() + s * kStrip * ld + j, ld);
       }
     }
   }
   for (Index j = 0; j < cols; ++j) {
-    for (Index i = 0; i < m; ++i) x[j * m + i] += c[i * ld + j];
+    for (Index i = 0; i < y.m(); ++i) x[j * y.m() + i] += c[i * ld + j];
   }
 }
 

@@ -23,12 +23,25 @@ class PackedColumns {
   Buffer<double> data_;
 };
 
+// Y [rows, m] row-major as strips of kStrip columns, padded with zero columns: strip s, row r at strip(s) + r kStrip.
+class PackedStrips {
+ public:
+  PackedStrips(Index rows, Index m, const double* y);
+  Index m() const noexcept { return m_; }
+  Index strips() const noexcept { return strips_; }
+  const double* strip(Index s) const noexcept { return data_.data() + s * rows_ * kStrip; }
+
+ private:
+  Index rows_, m_, strips_;
+  Buffer<double> data_;
+};
+
 // y = B x for `rows` rows of B (leading dimension ldb): y is [rows, m]. In the calling thread.
 void multiply_rows(Index rows, Index k, const double* b, Index ldb, const PackedColumns& x, double* y);
 
-// x += B' y for `cols` columns of B (leading dimension ldb) and all of its rows, in row order: y is [rows, m] with leading
-// dimension ldy, a multiple of kStrip (columns m..ldy - 1 are read); x is [cols, m]. In the calling thread.
-void multiply_transposed(Index rows, Index cols, const double* b, Index ldb, const double* y, Index ldy, Index m,
+// x += B' y for `cols` columns of B (leading dimension ldb) and `rows` rows in order, the first of which is row `first` of
+// y; x is [cols, m]. In the calling thread.
+void multiply_transposed(Index rows, Index cols, const double* b, Index ldb, const PackedStrips& y, Index first,
                          double* x);
 
 }  // namespace arrowschur::linalg
