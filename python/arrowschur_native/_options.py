@@ -308,8 +308,9 @@ class SolveOptions(_Options):
     guards : {'relative', 'absolute'}, default 'relative'
         Threshold policy. `relative` is scale-free; `absolute` reproduces the published constants.
     row_lift : {'indefinite', 'guard', 'never'}, default 'indefinite'
-        Which rows may get a ridge of their own: those that are not positive definite, those that miss the condition
-        guard too, or none (then such rows are errors).
+        Which rows may get a ridge of their own: those that are not positive definite; those that miss the condition
+        guard too; none, so that a row that is not positive definite is an error. ``guards='absolute'`` always lifts
+        rows that miss its guard, unless lifts are forbidden.
     tolerate_ill_conditioning : bool, default False
         Evidence mode: no condition guards and no row lifts, for log-determinants and inverse traces.
     pcg : PcgOptions

@@ -174,7 +174,9 @@ double suggested_row_ridge(const ArrowSystem& s, const Ridges& ridges, Guards gu
                              : 0.0;
     bump = std::max(bump, deficit + 0x1p-25 * (scale + ridges.t + deficit) + drain);
   }
-  return ridges.t + bump;
+  // A zero block has no scale: the system's, and no advice when that is zero too.
+  if (bump == 0.0) bump = 0x1p-25 * system::max_abs(s);
+  return bump == 0.0 ? std::numeric_limits<double>::quiet_NaN() : ridges.t + bump;
 }
 
 }  // namespace arrowschur::eliminate

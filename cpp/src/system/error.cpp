@@ -8,24 +8,26 @@
 namespace arrowschur {
 namespace {
 
+// The end of a message about a ridge that is too small.
+std::string next_ridge(const char* name, double suggested) {
+  if (!std::isfinite(suggested)) return ".";
+  return std::string("; ") + name + " = " + format_number(suggested) + " is the next one to try.";
+}
+
 std::string row_message(const RowFactorError::Facts& f) {
   return "row block " + std::to_string(f.row) + " is not positive definite: pivot " + std::to_string(f.pivot_index) +
          " is " + format_number(f.pivot) + " at ridge_t = " + format_number(f.base_ridge) +
-         " (last row ridge tried: " + format_number(f.last_ridge) + "); ridge_t = " + format_number(f.suggested_ridge) +
-         " is the next one to try.";
+         " (last row ridge tried: " + format_number(f.last_ridge) + ")" + next_ridge("ridge_t", f.suggested_ridge);
 }
 
 std::string row_condition_message(const RowFactorError::Facts& f, double kappa, double min_pivot) {
   return "row block " + std::to_string(f.row) + " is too ill-conditioned for its guard: condition estimate " +
          format_number(kappa) + ", smallest pivot " + format_number(min_pivot) +
-         " at ridge_t = " + format_number(f.base_ridge) + "; ridge_t = " + format_number(f.suggested_ridge) +
-         " is the next one to try.";
+         " at ridge_t = " + format_number(f.base_ridge) + next_ridge("ridge_t", f.suggested_ridge);
 }
 
 std::string schur_message(SchurFailure kind, Index pivot_index, double kappa, double suggested) {
-  const std::string cure = std::isfinite(suggested)
-                               ? "; ridge_beta = " + format_number(suggested) + " is the next one to try."
-                               : std::string(".");
+  const std::string cure = next_ridge("ridge_beta", suggested);
   switch (kind) {
     case SchurFailure::non_pd:
       return "the Schur complement of the border is not positive definite: pivot " + std::to_string(pivot_index) +
