@@ -9,6 +9,7 @@
 #include "eliminate/row_access.hpp"
 #include "linalg/blas.hpp"
 #include "linalg/kernels.hpp"
+#include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/products.hpp"
 
@@ -40,7 +41,7 @@ Slab slab(const ArrowSystem& s, Index begin, Index end, Index col, Index width, 
   return {scratch.data(), width};
 }
 
-// x += B' y at memory speed: groups of whole rows, fixed by the shape, each with a partial of its own; few rows at a time,
+// x = B' y at memory speed: groups of whole rows, fixed by the shape, each with a partial of its own; few rows at a time,
 // so that the hardware follows their streams.
 void cross_transpose_vector(const ArrowSystem& s, const double* y, double* x) {
   constexpr Index kRowsAtOnce = 8;
@@ -59,9 +60,7 @@ void cross_transpose_vector(const ArrowSystem& s, const double* y, double* x) {
       }
     });
   });
-  for (Index g = 0; g < groups; ++g) {
-    for (Index j = 0; j < k; ++j) x[j] += partial[g * k + j];
-  }
+  linalg::sum_partials(k, groups, k, partial.data(), x);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "eliminate/row_access.hpp"
 #include "linalg/kernels.hpp"
+#include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/rank_update.hpp"
 
@@ -12,20 +13,15 @@ namespace arrowschur::eliminate {
 namespace {
 
 using linalg::Buffer;
+using linalg::worse;
 
 constexpr Index kBlocks = 64;                   // row blocks per chunk at most
 constexpr Index kChunkBytes = Index{256} << 10;  // rows of h_tb that are read twice while they lie in L2
 
-// Largest entry, NaN if there is one: a certificate must not overlook it.
-double worse(double a, double b) { return b > a || std::isnan(b) ? b : a; }
-
-struct GroupResult {
-  double norm_rows = 0.0;
-};
-
+// Returns the largest absolute row sum of the group's lines (0 without norms).
 template <class T, class In>
-GroupResult expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g_t, const double* db, double* dt,
-                         backend::ExpandOutputs* out, double* cross, double* col_abs, double* lines) {
+double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g_t, const double* db, double* dt,
+                    backend::ExpandOutputs* out, double* cross, double* col_abs, double* lines) {
   const ArrowSystem& s = *run.system;
   const In* h_tt = static_cast<const In*>(s.h_tt());
   const In* h_tb = static_cast<const In*>(s.h_tb());
@@ -40,7 +36,7 @@ GroupResult expand_group(const RowRun& run, const BucketFactor<T>& f, const doub
          *row_abs = block_abs + rows;
   Buffer<T> solve(rows);
   Buffer<In> blocks(out == nullptr || run.bucket->rows.empty() ? 0 : chunk * d * d);
-  GroupResult result;
+  double norm_rows = 0.0;
   for (Index i0 = 0; i0 < run.count; i0 += chunk) {
     const RowRun part{run.system, run.bucket, run.first + i0, std::min(chunk, run.count - i0)};
     const Index live = part.rows();
@@ -65,7 +61,7 @@ GroupResult expand_group(const RowRun& run, const BucketFactor<T>& f, const doub
     if (norms) {
       for (Index j = 0; j < live; ++j) {
         block_abs[j] += row_abs[j];
-        result.norm_rows = worse(result.norm_rows, block_abs[j]);
+        norm_rows = worse(norm_rows, block_abs[j]);
       }
       if (lines != nullptr) part.scatter(block_abs, lines);
     }
@@ -73,19 +69,7 @@ GroupResult expand_group(const RowRun& run, const BucketFactor<T>& f, const doub
       data.rows_axpy(count * d, k, h_tb + part.offset(i) * k, k, step + i * d, cross, norms ? col_abs : nullptr);
     });
   }
-  return result;
-}
-
-// out[j] = sum of the groups' partials in group order.
-void combine(Index k, Index groups, const double* partial, double* out) {
-  const Index block = 512;
-  linalg::parallel_for_if(groups * k >= linalg::kParallelWork, (k + block - 1) / block, [&](Index b) {
-    const Index begin = b * block, end = std::min(k, begin + block);
-    std::fill(out + begin, out + end, 0.0);
-    for (Index g = 0; g < groups; ++g) {
-      for (Index j = begin; j < end; ++j) out[j] += partial[g * k + j];
-    }
-  });
+  return norm_rows;
 }
 
 }  // namespace
@@ -108,15 +92,14 @@ void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows,
     if (out != nullptr) std::fill(own_cross, own_cross + k, 0.0);
     if (norms) std::fill(own_abs, own_abs + k, 0.0);
     const RowRun run = Partition::run(s, group);
-    norm_rows[g] = (s.dtype() == DType::float64
-                        ? expand_group<T, double>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data())
-                        : expand_group<T, float>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data()))
-                       .norm_rows;
+    norm_rows[g] = s.dtype() == DType::float64
+                       ? expand_group<T, double>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data())
+                       : expand_group<T, float>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data());
   });
   if (out == nullptr) return;
-  combine(k, groups, cross.data(), out->cross_t);
+  linalg::sum_partials(k, groups, k, cross.data(), out->cross_t);
   if (norms) {
-    combine(k, groups, col_abs.data(), out->col_abs);
+    linalg::sum_partials(k, groups, k, col_abs.data(), out->col_abs);
     out->norm_rows = 0.0;
     for (Index g = 0; g < groups; ++g) out->norm_rows = worse(out->norm_rows, norm_rows[g]);
     out->norm_rows_requested = out->norm_rows;

@@ -5,6 +5,7 @@
 #include "border/assemble.hpp"
 #include "eliminate/row_access.hpp"
 #include "linalg/kernels.hpp"
+#include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/rank_update.hpp"
 
@@ -104,20 +105,6 @@ void whiten_run(const RowRun& run, const BucketFactor<T>& f, const double* w_t, 
   linalg::kernels().table<T>().whiten(args, false);
 }
 
-// wu = sum of the groups' partials in group order.
-template <class T>
-void combine(Index k, Index groups, Index stride, const T* partial, double* wu) {
-  const Index block = 512;
-  linalg::parallel_for_if(groups * k >= linalg::kParallelWork, (k + block - 1) / block, [&](Index b) {
-    const Index begin = b * block, end = std::min(k, begin + block);
-    std::fill(wu + begin, wu + end, 0.0);
-    for (Index g = 0; g < groups; ++g) {
-      const T* p = partial + g * stride;
-      for (Index j = begin; j < end; ++j) wu[j] += static_cast<double>(p[j]);
-    }
-  });
-}
-
 template <class T>
 const BucketFactor<T>& factor_of(const RowFactors<T>& rows, const Group& g) {
   return rows.buckets[static_cast<std::size_t>(g.bucket)];
@@ -186,7 +173,7 @@ void reduce_thin(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
       }
     });
   }
-  combine(k, groups, stride, partial_r.data(), wu);
+  linalg::sum_partials(k, groups, stride, partial_r.data(), wu);
 }
 
 template <class T>
@@ -243,7 +230,7 @@ void reduce_wide(const ArrowSystem& s, const Partition& p, const RowFactors<T>& 
     begin = end;
     first = false;
   }
-  combine(k, groups, stride, partial_r.data(), wu);
+  linalg::sum_partials(k, groups, stride, partial_r.data(), wu);
 }
 
 }  // namespace

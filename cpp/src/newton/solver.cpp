@@ -10,6 +10,7 @@
 #include "arrowschur/error.hpp"
 #include "eliminate/row_access.hpp"
 #include "linalg/buffer.hpp"
+#include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
 #include "system/border.hpp"
 
@@ -20,6 +21,7 @@ using backend::ExpandOutputs;
 using backend::Frame;
 using backend::Part;
 using linalg::Buffer;
+using linalg::worse;
 
 class StageTimer {
  public:
@@ -33,7 +35,6 @@ class StageTimer {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-double worse(double a, double b) { return b > a || std::isnan(b) ? b : a; }
 double max_abs(const std::vector<double>& x) {
   double m = 0.0;
   for (const double v : x) m = worse(m, std::abs(v));
