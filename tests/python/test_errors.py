@@ -183,6 +183,7 @@ LONG_CALL = """
     import numpy as np
     import arrowschur_native as asn
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"
     # Big enough to run for seconds on any machine: 2.6e11 flops and more.
     system = asn.fixtures.coupled_fixture(6000, 4, 3000, seed=1).system()
     options = asn.SolveOptions(num_threads=1)
