@@ -56,7 +56,7 @@ Result everything(const ArrowSystem& system, std::optional<int> threads = {}) {
 std::vector<support::OwnedSystem> systems() {
   std::vector<support::OwnedSystem> all;
   all.push_back(support::definite(std::vector<Index>(320, 6), 96, 1));   // below the size that goes parallel
-  all.push_back(support::definite(std::vector<Index>(1000, 6), 96, 2));  // thin border
+  all.push_back(support::definite(std::vector<Index>(600, 6), 96, 2));   // thin border
   all.push_back(support::definite(std::vector<Index>(200, 3), 700, 3));  // wide border
   all.push_back(support::definite(support::mixed_dims(2000), 64, 4));    // ragged
   return all;
