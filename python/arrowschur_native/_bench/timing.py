@@ -11,8 +11,8 @@ from typing import Any
 __all__ = ["Contender", "Times", "once", "race"]
 
 # The worker threads of OpenBLAS spin after a call before they go to sleep, for up to 100 ms as measured: a step of
-# 26 ms took 52 ms when it began 50 ms after a SYRK of SciPy's, and 26 ms again 300 ms after it. The next contender must not
-# share the cores with them.
+# 26 ms took 52 ms when it began 50 ms after a SYRK of SciPy's, and 26 ms again 300 ms after it. The next contender
+# must not share the cores with them.
 SETTLE_SECONDS = 0.2
 # Calls shorter than this are repeated within a turn, after one call that is not counted: it wakes the threads and fills
 # the caches. For longer ones waking up does not matter, and a wasted call would.
