@@ -53,8 +53,7 @@ struct Measured {
 class Certifier {
  public:
   Certifier(const Frame& frame, const Ridges& effective, const Ridges& requested, const Gradient& g)
-      : frame_(frame),
-        s_(frame.system()),
+      : s_(frame.system()),
         effective_(effective),
         requested_(requested),
         g_(g),
@@ -115,7 +114,6 @@ class Certifier {
   }
 
  private:
-  const Frame& frame_;
   const ArrowSystem& s_;
   Ridges effective_, requested_;
   const Gradient& g_;
