@@ -1,6 +1,6 @@
 """Bundle adjustment: Levenberg-Marquardt in NumPy, the linear algebra by the arrow solver.
 
-    python bundle_adjustment.py [problem.txt | problem.txt.bz2]
+    python bundle_adjustment.py [problem.txt | problem.txt.bz2] [auto | direct | inexact_pcg]
 
 Photographs of one scene give pixels; wanted are the 3-D points X and the cameras (w, t, f, k1, k2) that explain them
 best. The camera model and the file format are those of the collection "Bundle Adjustment in the Large" (BAL):
@@ -8,8 +8,8 @@ best. The camera model and the file format are those of the collection "Bundle A
     P = R(w) X + t,   p = -(P.x, P.y) / P.z,   pixel = f (1 + k1 |p|^2 + k2 |p|^4) p,   cost = 1/2 sum |pixel - seen|^2.
 
 An observation involves one point and one camera, so the Gauss-Newton matrix J'J is an arrow: the points are the rows
-(d = 3), the cameras' 9 numbers each are the border (k = 9 * cameras), H_bb is block-diagonal, and H_tb has a 3 x 9
-block where a camera sees a point. Eliminating the points gives what the field calls the reduced camera system.
+(d = 3), the cameras' 9 numbers each are the border (k = 9 * cameras), H_bb is block-diagonal, and H_tb is block-sparse:
+a 3 x 9 block where a camera sees a point. Eliminating the points gives what the field calls the reduced camera system.
 
 Without an argument the script solves the simulated street beside it (see data/make_ba_synthetic.py).
 
@@ -165,13 +165,6 @@ def cost(problem: Problem) -> float:
 # ---- Gauss-Newton system ---------------------------------------------------------------------------------------------
 
 
-def sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """Sum stacked vectors or matrices by index: out[i] = sum of the values[j] with index[j] = i, in a fixed order."""
-    width = int(np.prod(values.shape[1:]))
-    flat = (index[:, None] * width + np.arange(width)).ravel()
-    return np.bincount(flat, values.ravel(), minlength=size * width).reshape(size, *values.shape[1:])
-
-
 @dataclass(frozen=True)
 class Linearization:
     """The arrow system J'J, J'r at one estimate, and diag(J'J), the scale of its damping.
@@ -184,43 +177,40 @@ class Linearization:
     scale_t: np.ndarray  # (n, 3)
     scale_beta: np.ndarray  # (9 c,)
 
-    def step(self, damping: float) -> asn.NewtonStep:
+    def step(self, damping: float, options: asn.SolveOptions | None = None) -> asn.NewtonStep:
         """Solve (J'J + damping diag(J'J)) step = -J'r."""
-        return asn.newton_step(self.system, damping_t=damping * self.scale_t, damping_beta=damping * self.scale_beta)
+        return asn.newton_step(
+            self.system,
+            damping_t=damping * self.scale_t,
+            damping_beta=damping * self.scale_beta,
+            options=options,
+        )
 
 
 class Linearizer:
     """Linearizes a problem at changing estimates.
 
-    The cross block is allocated once, as its pattern never changes: a linearization is valid until the next is made.
+    An observation touches one point and one camera: its Jacobians are 2 x 3 and 2 x 9, and J'J is assembled from them
+    without a dense row of 9 c columns. A point that is seen by 4 of 49 cameras has 4 blocks.
     """
 
     def __init__(self, problem: Problem) -> None:
-        n, c = len(problem.points), len(problem.cameras)
-        # One 3 x 9 block for each pair (point, camera); `slot` sends an observation to its block.
-        pairs, self.slot = np.unique(problem.point * c + problem.camera, return_inverse=True)
-        self.row, self.column = np.divmod(pairs, c)
-        self.h_tb = np.zeros((n, 3, 9 * c))
+        self.each = np.arange(len(problem.pixel) + 1)  # one block of columns per observation
+        self.offsets = np.arange(0, 9 * len(problem.cameras) + 1, 9)
 
     def at(self, problem: Problem) -> Linearization:
         """Linearize at the problem's cameras and points."""
-        n, c = len(problem.points), len(problem.cameras)
         pixel, j_camera, j_point = project(
             problem.cameras[problem.camera], problem.points[problem.point], jacobian=True
         )
-        residual = (pixel - problem.pixel)[:, :, None]
-        j_camera_t, j_point_t = j_camera.transpose(0, 2, 1), j_point.transpose(0, 2, 1)
-
-        h_tt = sum_by(problem.point, j_point_t @ j_point, n)
-        h_bb = sum_by(problem.camera, j_camera_t @ j_camera, c)
-        self.h_tb.reshape(n, 3, c, 9)[self.row, :, self.column, :] = sum_by(
-            self.slot, j_point_t @ j_camera, len(self.row)
+        system = asn.ArrowSystem.from_jacobians(
+            j_point,
+            asn.BlockSparseCross(self.each, problem.camera, j_camera.ravel(), self.offsets),
+            pixel - problem.pixel,
+            row_index=problem.point,
+            n=len(problem.points),
         )
-        g_t = sum_by(problem.point, (j_point_t @ residual)[:, :, 0], n)
-        g_beta = sum_by(problem.camera, (j_camera_t @ residual)[:, :, 0], c).ravel()
-
-        system = asn.ArrowSystem(h_tt, self.h_tb, asn.BlockDiagonalBorder(list(h_bb)), g_t, g_beta)
-        scale_t, scale_beta = np.einsum("njj->nj", h_tt), np.einsum("cjj->cj", h_bb).ravel()
+        scale_t, scale_beta = np.einsum("njj->nj", system.h_tt), system.border.diagonal()
         return Linearization(system, np.clip(scale_t, 1e-6, 1e32), np.clip(scale_beta, 1e-6, 1e32))
 
 
@@ -245,6 +235,7 @@ def levenberg_marquardt(
     damping: float = 1e-4,
     tolerance: float = 1e-7,
     max_iterations: int = 100,
+    options: asn.SolveOptions | None = None,
     progress: Callable[[int, Iteration], None] | None = None,
 ) -> tuple[Problem, list[Iteration]]:
     """Minimise the cost over cameras and points; stop when an accepted step gains less than `tolerance` of it.
@@ -263,7 +254,7 @@ def levenberg_marquardt(
         start, used, previous = time.perf_counter(), damping, current
         step: asn.NewtonStep | None
         try:
-            step = linear.step(damping)
+            step = linear.step(damping, options)
         except np.linalg.LinAlgError:  # numerically singular: a rejected step, and more damping next
             step, trial, value, gain = None, problem, current, -np.inf
         else:
@@ -314,7 +305,9 @@ def dense_disagreement(problem: Problem, points: int = 300, damping: float = 1e-
     return float(np.linalg.norm(arrow - dense) / np.linalg.norm(dense))
 
 
-def solve(path: str | Path, report: Report, name: str) -> tuple[Problem, list[Iteration]]:
+def solve(
+    path: str | Path, report: Report, name: str, options: asn.SolveOptions | None = None
+) -> tuple[Problem, list[Iteration]]:
     """Adjust the problem of a BAL file and report on it."""
     start = read_bal(path)
     m, n, c = len(start.pixel), len(start.points), len(start.cameras)
@@ -333,7 +326,7 @@ def solve(path: str | Path, report: Report, name: str) -> tuple[Problem, list[It
             )
         )
 
-    end, history = levenberg_marquardt(start, progress=progress)
+    end, history = levenberg_marquardt(start, options=options, progress=progress)
     steps = [it.step for it in history if it.step is not None]
     seconds = {stage: sum(s.diagnostics.seconds[stage] for s in steps) for stage in steps[0].diagnostics.seconds}
     worst = max(s.diagnostics.backward_error for s in steps)
@@ -363,6 +356,7 @@ def show(title: str, rows: list[tuple[str, str]]) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        solve(sys.argv[1], show, Path(sys.argv[1]).name)
+        mode = sys.argv[2] if len(sys.argv) > 2 else "auto"
+        solve(sys.argv[1], show, Path(sys.argv[1]).name, asn.SolveOptions(mode=mode))
     else:
         demo(show)

@@ -37,6 +37,18 @@ cdef extern from "arrowschur/arrowschur.hpp" namespace "arrowschur" nogil:
         mixed
         float32
 
+    cdef enum class PreconditionerKind:
+        ladder
+        none
+        diagonal
+        block
+        cluster
+        schwarz
+        incomplete_cholesky
+        power_series
+        nystrom
+        deflated
+
     cdef enum class FactorSet:
         step
         evidence
@@ -46,12 +58,21 @@ cdef extern from "arrowschur/arrowschur.hpp" namespace "arrowschur" nogil:
         double t
         double beta
 
+    cdef cppclass PcgOptions:
+        PcgOptions() except +
+        Index max_iterations
+        bool float32_storage
+
     cdef cppclass SolveOptions:
         SolveOptions() except +
         Mode mode
         Precision precision
         bool certificate
         bool tolerate_ill_conditioning
+        PcgOptions pcg
+        PreconditionerKind preconditioner
+        bool accept_truncated
+        Index expected_solves
 
     cdef cppclass SolveDiagnostics:
         SolveDiagnostics(const SolveDiagnostics&) except +

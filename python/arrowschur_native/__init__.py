@@ -9,8 +9,18 @@ factorize : factor once, solve many.
 
 from __future__ import annotations
 
-from . import _threads, fixtures
+from . import _threads, fixtures, policy
+from ._borders import (
+    BandedBorder,
+    BlockDiagonalBorder,
+    Border,
+    BorderSum,
+    DenseBorder,
+    DiagonalBorder,
+    OperatorBorder,
+)
 from ._core import __version__
+from ._cross import BlockSparseCross, KroneckerCross, OperatorCross
 from ._errors import (
     ArrowError,
     CertificateError,
@@ -28,6 +38,7 @@ from ._errors import (
     UnsupportedConfiguration,
 )
 from ._factor import ArrowFactor, factorize
+from ._kronecker import FramedKroneckerBorder, KroneckerBorder, KroneckerProductBorder, SparseBlockKroneckerBorder
 from ._newton import model_reduction, newton_step, newton_step_escalated, solve_reduced
 from ._options import (
     EscalationOptions,
@@ -48,16 +59,9 @@ from ._results import (
     SolveDiagnostics,
     SolvePlan,
     SystemGradient,
+    route_counters,
 )
-from ._system import (
-    ArrowSystem,
-    BandedBorder,
-    BlockDiagonalBorder,
-    Border,
-    BorderSum,
-    DenseBorder,
-    DiagonalBorder,
-)
+from ._system import ArrowSystem
 from ._threads import (
     build_info,
     clear_workspaces,
@@ -75,6 +79,7 @@ __all__ = [
     "ArrowSystem",
     "BandedBorder",
     "BlockDiagonalBorder",
+    "BlockSparseCross",
     "Border",
     "BorderSum",
     "CertificateError",
@@ -85,13 +90,19 @@ __all__ = [
     "DeviceUnavailableError",
     "DiagonalBorder",
     "EscalationOptions",
+    "FramedKroneckerBorder",
     "InnerLoopError",
     "InvalidArgument",
+    "KroneckerBorder",
+    "KroneckerCross",
+    "KroneckerProductBorder",
     "LogDetParts",
     "MemoryBudgetExceeded",
     "MixedOptions",
     "NegativeCurvature",
     "NewtonStep",
+    "OperatorBorder",
+    "OperatorCross",
     "PcgDiagnostics",
     "PcgError",
     "PcgOptions",
@@ -104,6 +115,7 @@ __all__ = [
     "SolveDiagnostics",
     "SolveOptions",
     "SolvePlan",
+    "SparseBlockKroneckerBorder",
     "SystemGradient",
     "TrustRegionOptions",
     "UnsupportedConfiguration",
@@ -120,6 +132,8 @@ __all__ = [
     "newton_step",
     "newton_step_escalated",
     "plan",
+    "policy",
+    "route_counters",
     "set_num_threads",
     "solve_reduced",
     "workspace_cache_bytes",

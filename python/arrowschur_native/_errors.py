@@ -231,8 +231,10 @@ class PcgError(ArrowError, np.linalg.LinAlgError):
     ----------
     kind : {'jacobi_diagonal', 'stagnation', 'budget', 'not_pd'}
         What went wrong.
-    diagnostics : PcgDiagnostics or None
-        Account of the iteration.
+    diagnostics : dict
+        `iterations`, `relative_residual` and `preconditioner` of the last attempt; `index` and `value` of the diagonal
+        entry that was not positive (kind `jacobi_diagonal`, else -1 and 0); `suggested_ridge`, advice for the next
+        `ridge_beta`, NaN where there is none.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("kind", "diagnostics")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from . import _core
 from ._arrays import Array, as_indices, describe, float64_array
+from ._cross import BlockSparseCross
 from ._errors import InvalidArgument, MemoryBudgetExceeded
 from ._newton import warn_of_lifts
 from ._options import SolveOptions, solve_options
@@ -25,7 +26,8 @@ from ._results import (
     diagnostics_from_core,
     step_from_core,
 )
-from ._system import ArrowSystem, border_vector, dampings, row_vector, system_handle
+from ._shapes import border_vector, dampings, row_vector
+from ._system import ArrowSystem, system_handle
 
 __all__ = ["ArrowFactor", "factorize"]
 
@@ -71,6 +73,7 @@ def factorize(
 
     Notes
     -----
+    The route is chosen as by `newton_step`, for `options.expected_solves` solves; `direct` takes
     `sum d_i^3/3 + T k^2 + k^3/3` flops, once. Releases the GIL.
 
     Examples
@@ -86,7 +89,7 @@ def factorize(
     if not isinstance(copy, bool):
         raise InvalidArgument(argument="copy", got=f"{copy!r:.80}", expected="True or False")
     if copy:
-        needed = 8 * system.total_dim * system.k
+        needed = int(system.h_tb.nbytes)
         if needed > _CROSS_BUDGET:
             raise MemoryBudgetExceeded(
                 bytes_needed=needed, budget=_CROSS_BUDGET, what="a private copy of the cross block"
@@ -169,6 +172,9 @@ class ArrowFactor:
 
     Immutable; every method releases the GIL and may be called from several threads at once. Right-hand sides are
     `w_t` of shape (n, d) or (T,) with `w_beta` (k,), or, `m` at once, (n, d, m) or (T, m) with (k, m).
+
+    A factor of the route `inexact_pcg` solves by iterating: determinants, blocks of the inverse, draws and pivots are
+    `UnsupportedConfiguration` there. `factorize` chooses that route only when it is asked to.
 
     A factor pickles as its system, ridges and options, and is factored again when it is loaded.
 
@@ -581,6 +587,9 @@ class ArrowFactor:
         InvalidArgument
             A shape does not fit.
 
+        UnsupportedConfiguration
+            The cross block is a `KroneckerCross` or an `OperatorCross`, or the border has an `OperatorBorder`.
+
         Notes
         -----
         One solve and one outer product; `8 (T k + k^2)` bytes of results. The gradient of a step, `x = -H^-1 g`, with
@@ -617,13 +626,20 @@ class ArrowFactor:
         system = self.system
         return SystemGradient(
             h_tt=h_tt.reshape(system.h_tt.shape),
-            h_tb=h_tb.reshape(system.h_tb.shape),
-            h_bb=system.border._gradient(h_bb.reshape(system.k, system.k)),
+            h_tb=self._cross_gradient(h_tb),
+            h_bb=system.border._gradient(h_bb.reshape(system.k, system.k), system.symmetry),
             w_t=w_t.reshape(row_shape) if w_t.size else np.zeros(row_shape),
             w_beta=w_beta.reshape(border_shape) if w_beta.size else np.zeros(border_shape),
             ridge_t=ridge_t,
             ridge_beta=ridge_beta,
         )
+
+    def _cross_gradient(self, flat: Array) -> Any:
+        cross = self.system.h_tb
+        if isinstance(cross, BlockSparseCross):
+            return cross._with_values(self.system._handle.block_gradient(cross._parameters(), flat))
+        assert isinstance(cross, np.ndarray)  # the core refuses the other forms
+        return flat.reshape(cross.shape)
 
     # ---- quality -----------------------------------------------------------------------------------------------------
     def min_pivot(self, set: str = "step") -> PivotRange:

@@ -12,7 +12,8 @@ from ._arrays import Array, describe, float64_array
 from ._errors import InvalidArgument
 from ._options import EscalationOptions, SolveOptions, escalation_options, solve_options
 from ._results import NewtonStep, step_from_core
-from ._system import ArrowSystem, border_vector, dampings, row_vector, system_handle
+from ._shapes import border_vector, dampings, row_vector
+from ._system import ArrowSystem, system_handle
 
 __all__ = ["model_reduction", "newton_step", "newton_step_escalated", "solve_reduced"]
 
@@ -71,6 +72,8 @@ def newton_step(
         A row is not positive definite and may not be, or could not be, lifted.
     SchurFactorError
         `S` is not positive definite, or not to be trusted.
+    PcgError, NegativeCurvature
+        Conjugate gradients on the border gave no step.
     CertificateError
         The step misses `options.certificate_tolerance`.
     UnsupportedConfiguration, DeviceUnavailableError, MemoryBudgetExceeded
@@ -83,9 +86,11 @@ def newton_step(
 
     Notes
     -----
-    `sum d_i^3/3 + T k^2 + k^3/3` flops. Two passes over `h_tb` where the border is thin. Releases the GIL, uses
-    `options.num_threads` threads; the result does not depend on their number. Ctrl-C ends a long call with
-    KeyboardInterrupt and leaves every object valid.
+    The route is the cheapest for the shape and the structure (`plan`), or the one of `options.mode`: `direct` takes
+    `sum d_i^3/3 + T k^2 + k^3/3` flops for dense cross blocks and less where rows touch few columns; `low_rank`
+    `T^2 k + T^3/3` and `T` solves with the border; `inexact_pcg` a few passes over the whitened cross block per
+    iteration. Releases the GIL, uses `options.num_threads` threads; the result does not depend on their number. Ctrl-C
+    ends a long call with KeyboardInterrupt and leaves every object valid.
 
     A row that is not positive definite is solved with a ridge of its own (`options.row_lift`); the step is then a
     descent direction, but not the solution of the requested system: `diagnostics.backward_error` says so, and a warning

@@ -73,11 +73,6 @@ def _integer(name: str, value: Any, lowest: int, *, optional: bool = False) -> N
         raise _complain(name, value, f"an integer >= {lowest}" + (", or None" if optional else ""))
 
 
-def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise _complain(name, value, "one of " + ", ".join(map(repr, choices)))
-
-
 def _instance(name: str, value: Any, cls: type) -> None:
     if not isinstance(value, cls):
         raise _complain(name, value, f"a {cls.__name__}")
@@ -86,7 +81,7 @@ def _instance(name: str, value: Any, cls: type) -> None:
 # ---- groups ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PcgOptions(_Options):
-    """Conjugate gradients on the border (route `inexact_pcg`, of a later version).
+    """Conjugate gradients on the border (route `inexact_pcg`).
 
     Parameters
     ----------
@@ -94,6 +89,9 @@ class PcgOptions(_Options):
         Iteration budget per preconditioner tier, >= 0.
     relative_tolerance : float or None, default None
         In [0, 1). None: 1e-4 when the caller asked for `inexact_pcg`; under `auto`, whatever meets the certificate.
+    storage : {'float64', 'float32'}, default 'float64'
+        How the whitened cross block is kept. float32 halves the bytes that an iteration reads, and rounds its operator;
+        the certificate speaks of the original system all the same.
 
     Raises
     ------
@@ -104,20 +102,31 @@ class PcgOptions(_Options):
     --------
     >>> import arrowschur_native as asn
     >>> asn.PcgOptions(max_iterations=50)
-    PcgOptions(max_iterations=50, relative_tolerance=None)
+    PcgOptions(max_iterations=50, relative_tolerance=None, storage='float64')
     """
 
     max_iterations: int = 200
     relative_tolerance: float | None = None
+    storage: str = "float64"
+    _handle: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _integer("max_iterations", self.max_iterations, 0)
         _number("relative_tolerance", self.relative_tolerance, lambda x: 0 <= x < 1, "in [0, 1)", optional=True)
+        core = _core.PcgOptions(
+            max_iterations=int(self.max_iterations),
+            relative_tolerance=None if self.relative_tolerance is None else float(self.relative_tolerance),
+            storage=self.storage,
+        )
+        object.__setattr__(self, "_handle", core)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustRegionOptions(_Options):
-    """Bound on the length of the border step (of a later version).
+    """Bound on the length of the border step.
+
+    Where the unbounded step is too long, or `S` is not positive definite, the step minimises the quadratic model inside
+    the ball by truncated conjugate gradients and ends on its boundary.
 
     Parameters
     ----------
@@ -143,11 +152,18 @@ class TrustRegionOptions(_Options):
     radius: float | None = None
     relative_tolerance: float = 1e-4
     max_iterations: int = 200
+    _handle: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _number("radius", self.radius, lambda x: x > 0, "a number > 0", optional=True)
         _number("relative_tolerance", self.relative_tolerance, lambda x: 0 <= x < 1, "in [0, 1)")
         _integer("max_iterations", self.max_iterations, 0)
+        core = _core.TrustRegionOptions(
+            radius=None if self.radius is None else float(self.radius),
+            relative_tolerance=float(self.relative_tolerance),
+            max_iterations=int(self.max_iterations),
+        )
+        object.__setattr__(self, "_handle", core)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,20 +290,6 @@ class ProximalOptions(_Options):
         _number("convergence_objective_rel_tol", self.convergence_objective_rel_tol, lambda x: x >= 0, "a number >= 0")
 
 
-_PRECONDITIONERS = (
-    "ladder",
-    "diagonal",
-    "block",
-    "cluster",
-    "schwarz",
-    "none",
-    "incomplete_cholesky",
-    "power_series",
-    "nystrom",
-    "deflated",
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolveOptions(_Options):
     """Options of a solve. Frozen; validated when made; change a copy with `replace`.
@@ -295,8 +297,9 @@ class SolveOptions(_Options):
     Parameters
     ----------
     mode : {'auto', 'direct', 'sqrt_ba', 'low_rank', 'inexact_pcg'}, default 'auto'
-        Requested route. `direct` and `sqrt_ba` are the same arithmetic under two names; the other two belong to a
-        later version.
+        Requested route. `auto` takes the cheapest that can do it (`plan` says which, and why). `direct` and `sqrt_ba`
+        form and factor the Schur complement (the same arithmetic under two names), `low_rank` works with the `T x T`
+        capacitance matrix, `inexact_pcg` iterates on the border without forming `S`.
     device : {'auto', 'off', 'required'}, default 'auto'
         Where to run. `required` is an error without a device, never a silent CPU run.
     precision : {'float64', 'mixed', 'float32'}, default 'float64'
@@ -314,16 +317,22 @@ class SolveOptions(_Options):
     tolerate_ill_conditioning : bool, default False
         Evidence mode: no condition guards and no row lifts, for log-determinants and inverse traces.
     pcg : PcgOptions
+        Iteration budget, tolerance and storage of `inexact_pcg`.
     trust_region : TrustRegionOptions
+        Bound on the border step.
     mixed : MixedOptions
     streaming_chunk_size : int or None, default None
         Rows per chunk, >= 1; 0 means None. Later version.
     schur_pd_floor : float or None, default None
-        Relative spectral floor of a collapsed border, in (0, 1). Later version.
+        In (0, 1): `inexact_pcg` lifts directions of curvature below this fraction of the largest one, so that a
+        collapsed border still gives a step; `diagnostics.schur_conditioning` says so.
     schur_apply : callable or None, default None
-        User-supplied product with `S`. Later version.
+        `schur_apply(x) -> S x`, vectors of shape (k,), in place of the library's product in `inexact_pcg`. `S` is the
+        complement at the requested ridges.
     preconditioner : str, default 'ladder'
-        Preconditioner of `inexact_pcg`.
+        Preconditioner of `inexact_pcg`: 'ladder' (the cheapest that converges, climbing as tiers run out of budget),
+        'none', 'diagonal', 'block', 'cluster', 'schwarz', 'incomplete_cholesky', 'power_series', 'nystrom' or
+        'deflated'.
     accept_truncated : bool, default False
         Hand out a step whose iteration ran out of budget, marked.
     memory_limit, device_memory_limit : int or None, default None
@@ -331,11 +340,14 @@ class SolveOptions(_Options):
     frame_cache_entries : int, default 4
         Device frames kept between solves, >= 0.
     calibrate : {'off', 'cache', 'measure'}, default 'cache'
-        Where the rates of the cost model come from.
+        Where the rates of the cost model come from: built-in values, a profile of this machine that is measured once
+        and cached, or a new measurement.
     num_threads : int or None, default None
         >= 1; None: the setting of `set_num_threads`.
-    policy : object or None, default None
-        Dispatch policy. Later version.
+    policy : policy.DispatchPolicy or None, default None
+        Where work runs; None: the policy in force.
+    expected_solves : int, default 1
+        Solves per factor, >= 1: the cost model weighs the factorization against them.
 
     Raises
     ------
@@ -344,9 +356,10 @@ class SolveOptions(_Options):
 
     Notes
     -----
-    A value that this version knows but cannot honour (marked "later version" above) is accepted here and is
-    `UnsupportedConfiguration` at the call that would have to honour it. Parameters of a route that does not run, such
-    as `pcg`, have no effect.
+    A value that this version knows but cannot honour (marked "later version" above, and `precision='mixed'`) is
+    accepted here and is `UnsupportedConfiguration` at the call that would have to honour it. Parameters of a route that
+    does not run, such as `pcg` on the direct route, have no effect. Options with a `schur_apply` pickle where the
+    callable does.
 
     Examples
     --------
@@ -378,8 +391,8 @@ class SolveOptions(_Options):
     calibrate: str = "cache"
     num_threads: int | None = None
     policy: Any = None
+    expected_solves: int = 1
     _handle: Any = field(init=False, repr=False, compare=False)
-    _refusal: tuple[str, str] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _boolean("certificate", self.certificate)
@@ -392,13 +405,14 @@ class SolveOptions(_Options):
         _number("schur_pd_floor", self.schur_pd_floor, lambda x: 0 < x < 1, "in (0, 1)", optional=True)
         if self.schur_apply is not None and not callable(self.schur_apply):
             raise _complain("schur_apply", self.schur_apply, "a callable, or None")
-        _choice("preconditioner", self.preconditioner, _PRECONDITIONERS)
+        if self.policy is not None and not isinstance(getattr(self.policy, "_handle", None), _core.DispatchPolicy):
+            raise _complain("policy", self.policy, "a policy.DispatchPolicy, or None")
         _boolean("accept_truncated", self.accept_truncated)
         _integer("memory_limit", self.memory_limit, 0, optional=True)
         _integer("device_memory_limit", self.device_memory_limit, 0, optional=True)
         _integer("frame_cache_entries", self.frame_cache_entries, 0)
-        _choice("calibrate", self.calibrate, ("off", "cache", "measure"))
         _integer("num_threads", self.num_threads, 1, optional=True)
+        _integer("expected_solves", self.expected_solves, 1)
         # The remaining fields are checked by the core, which has the same rules for its C++ users.
         core = _core.SolveOptions(
             mode=self.mode,
@@ -409,37 +423,32 @@ class SolveOptions(_Options):
             guards=self.guards,
             row_lift=self.row_lift,
             tolerate_ill_conditioning=self.tolerate_ill_conditioning,
+            pcg=self.pcg._handle,
+            trust_region=self.trust_region._handle,
+            preconditioner=self.preconditioner,
+            accept_truncated=self.accept_truncated,
+            schur_pd_floor=None if self.schur_pd_floor is None else float(self.schur_pd_floor),
+            schur_apply=self.schur_apply,
+            calibrate=self.calibrate,
+            policy=None if self.policy is None else self.policy._handle,
+            expected_solves=int(self.expected_solves),
             memory_limit=None if self.memory_limit is None else int(self.memory_limit),
             num_threads=None if self.num_threads is None else min(int(self.num_threads), 2**31 - 1),
         )
         object.__setattr__(self, "_handle", core)
-        object.__setattr__(self, "_refusal", self._what_is_missing())
-
-    def _what_is_missing(self) -> tuple[str, str] | None:
-        # Modes, precisions and devices are refused by the plan; these never reach it.
-        radius = self.trust_region.radius
-        if radius is not None and radius != math.inf:
-            return "trust_region.radius", "use radius=None and shorten the step with damping_beta"
-        if self.schur_pd_floor is not None:
-            return "schur_pd_floor", "use newton_step_escalated, or a larger ridge_beta"
-        if self.schur_apply is not None:
-            return "schur_apply", "leave it None: S is formed"
-        if self.streaming_chunk_size:
-            return "streaming_chunk_size", "leave it None: the system is solved in memory"
-        if self.policy is not None:
-            return "policy", "leave it None"
-        return None
 
 
-def solve_options(options: SolveOptions | None, route: str = "the direct route") -> _core.SolveOptions:
+def solve_options(options: SolveOptions | None) -> _core.SolveOptions:
     """Return the core's options, refusing what this version cannot honour."""
     if options is None:
         return DEFAULT_CORE
     if type(options) is not SolveOptions:
         raise InvalidArgument(argument="options", got=f"{options!r:.80}", expected="SolveOptions, or None")
-    refusal = options._refusal
-    if refusal is not None:
-        raise UnsupportedConfiguration(feature=refusal[0], route=route, hint=refusal[1])
+    # Modes, precisions and devices are refused by the plan; chunks never reach it.
+    if options.streaming_chunk_size:
+        raise UnsupportedConfiguration(
+            feature="streaming_chunk_size", route="this version", hint="leave it None: the system is solved in memory"
+        )
     core: _core.SolveOptions = options._handle
     return core
 

@@ -30,15 +30,18 @@ def plan(system_or_shape: Any, *, options: SolveOptions | None = None) -> SolveP
     ------
     InvalidArgument
         The shape is not three non-negative integers.
-    UnsupportedConfiguration, DeviceUnavailableError
-        The options ask for a route or a device that this build does not have.
+    UnsupportedConfiguration
+        No route carries what the options ask for; the message says why.
+    DeviceUnavailableError
+        A device is required, and there is none.
     MemoryBudgetExceeded
-        The route needs more than `options.memory_limit` bytes.
+        No route fits `options.memory_limit`; the error has the bytes of the cheapest.
 
     Notes
     -----
-    A function of the shape and the options only; nothing is computed or allocated. The seconds come from nominal rates
-    of the instruction set in use.
+    A function of the structure, the options and the machine profile in force (`policy.current_profile`); nothing of the
+    solve is computed or allocated. A shape stands for dense parts. The route is the one of the least predicted time for
+    `options.expected_solves` solves per factor; within 10 % the exact routes come first.
 
     Examples
     --------

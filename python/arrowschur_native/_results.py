@@ -21,6 +21,7 @@ __all__ = [
     "SolveDiagnostics",
     "SolvePlan",
     "SystemGradient",
+    "route_counters",
 ]
 
 Array = NDArray[Any]
@@ -43,6 +44,8 @@ def short(value: Any) -> str:
         return ", ".join(map(short, value)) or "()"
     if isinstance(value, SolvePlan):
         return value.route
+    if isinstance(value, PcgDiagnostics):
+        return f"{value.stopping_reason} after {value.iterations} iterations ({value.preconditioner})"
     return str(value)
 
 
@@ -83,22 +86,39 @@ def _plain(value: Any) -> Any:
 # ---- plans ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, repr=False)
 class PlanCandidate(_Printed):
-    """A route that could carry out the solve.
+    """A route that could carry out the solve, or could not.
 
     Attributes
     ----------
     route : str
     seconds : float
-        Predicted from nominal rates: orientation, not a promise.
+        Predicted: upload, build and all solves.
     flops : float
+        Of the build.
     peak_bytes : int
         Workspace plus factor.
+    up_seconds, build_seconds, solve_seconds : float
+        The parts of `seconds`; the last is one solve.
+    sparse_schur : bool
+        `S` is block-sparse and has a sparse factor.
+    materialize : bool
+        The cross block is expanded to a dense slab.
+    feasible : bool
+    why_not : str
+        Empty when feasible.
     """
 
     route: str
     seconds: float
     flops: float
     peak_bytes: int
+    up_seconds: float = 0.0
+    build_seconds: float = 0.0
+    solve_seconds: float = 0.0
+    sparse_schur: bool = False
+    materialize: bool = False
+    feasible: bool = True
+    why_not: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,8 +128,9 @@ class SolvePlan(_Printed):
     Attributes
     ----------
     route : str
-        `'direct'` or `'sqrt_ba'`.
+        `'direct'`, `'sqrt_ba'`, `'low_rank'` or `'inexact_pcg'`.
     reasons : tuple of str
+        Why this route, and why not the others, with numbers.
     candidates : tuple of PlanCandidate
     peak_bytes : int
         Workspace plus factor of the chosen route.
@@ -119,6 +140,16 @@ class SolvePlan(_Printed):
         One fused pass per chunk of rows; the whitened cross block is never stored whole.
     low_rank : bool
         `T < k`: the capacitance form would be smaller than `S`.
+    sparse_schur : bool
+        `S` is block-sparse and has a sparse Cholesky factor.
+    materialize : bool
+        The cross block is expanded to a dense slab, because that is cheaper or because it is an operator.
+    profile : str
+        Name of the machine profile behind the seconds (`policy.MachineProfile`).
+    predicted_seconds : float
+        Of the chosen route.
+    measured_seconds : float or None
+        What the solve took; None for a plan that was not carried out.
     """
 
     route: str
@@ -128,13 +159,22 @@ class SolvePlan(_Printed):
     backend: str
     thin_border: bool = False
     low_rank: bool = False
+    sparse_schur: bool = False
+    materialize: bool = False
+    profile: str = ""
+    predicted_seconds: float = 0.0
+    measured_seconds: float | None = None
 
     def _rows(self) -> list[tuple[str, Any]]:
         rows: list[tuple[str, Any]] = [("route", self.route), ("backend", self.backend)]
         rows += [("because", reason) for reason in self.reasons]
-        rows += [("thin_border", self.thin_border), ("low_rank", self.low_rank), ("peak_bytes", self.peak_bytes)]
+        flags = ("thin_border", "low_rank", "sparse_schur", "materialize", "peak_bytes", "profile")
+        rows += [(name, getattr(self, name)) for name in (*flags, "predicted_seconds", "measured_seconds")]
         rows += [
-            (f"candidate {c.route}", f"{c.seconds:.3g} s, {c.flops:.3g} flops, {c.peak_bytes} bytes")
+            (
+                f"candidate {c.route}",
+                f"{c.seconds:.3g} s, {c.flops:.3g} flops, {c.peak_bytes} bytes" if c.feasible else c.why_not,
+            )
             for c in self.candidates
         ]
         return rows
@@ -150,17 +190,23 @@ def plan_from_fields(values: dict[str, Any]) -> SolvePlan:
 # ---- steps ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, repr=False)
 class PcgDiagnostics(_Printed):
-    """Account of a conjugate gradient iteration (routes of a later version).
+    """Account of the conjugate gradients on the border.
 
     Attributes
     ----------
     iterations, matvec_calls, precond_apply_calls : int
+        Over all preconditioners that were tried.
     stopping_reason : str
-        `'converged'`, `'max_iter'`, `'trust_region'`, `'indefinite'`, `'stagnation'`.
+        `'converged'`, `'max_iter'`, `'trust_region'`, `'indefinite'`, `'stagnation'`, or `'attainable_floor'` (rounding
+        allows no smaller residual).
     final_relative_residual : float
-        The true `|r - S x| / |r|`.
+        The true `|r - S x| / |r|`, measured at the end; 0 only when `r = 0`.
+    residual_gap : float
+        Bound on the distance between the true and the recursive residual, relative to `|r|`.
     preconditioner : str
         The tier that produced the step.
+    tiers : tuple of str
+        What the ladder tried, in order, such as `'block: max_iter after 200'`.
     """
 
     iterations: int
@@ -168,7 +214,9 @@ class PcgDiagnostics(_Printed):
     precond_apply_calls: int
     stopping_reason: str
     final_relative_residual: float
+    residual_gap: float
     preconditioner: str
+    tiers: tuple[str, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -198,10 +246,13 @@ class SolveDiagnostics(_Printed):
     row_ridge_max : float
         The largest such ridge.
     schur_conditioning : str
-        `'none'` here.
+        What was done to `S` before it was solved with: `'none'`, `'pd_floor'`, `'unit_deflated'`, `'curvature_ridge'`.
     kappa_rows_max, kappa_schur : float
         Condition estimates that the guards used.
     pcg : PcgDiagnostics or None
+        When conjugate gradients ran: `inexact_pcg`, or a step on the boundary of a trust region.
+    structure : tuple of str
+        Structure that was recognised in dense parts.
     seconds : dict
         Seconds per stage.
     peak_bytes : int
@@ -229,10 +280,11 @@ class SolveDiagnostics(_Printed):
     kappa_schur: float
     seconds: dict[str, float]
     peak_bytes: int
-    mixed_status: str = "off"
-    fallback_reason: str | None = None
     schur_conditioning: str = "none"
     pcg: PcgDiagnostics | None = None
+    structure: tuple[str, ...] = ()
+    mixed_status: str = "off"
+    fallback_reason: str | None = None
     bytes_h2d: int = 0
     bytes_d2h: int = 0
     launches: int = 0
@@ -245,6 +297,8 @@ def diagnostics_from_core(core: _core.SolveDiagnostics, copies: tuple[str, ...],
     if single and values["precision"] != "float32":
         copies = (*copies, "all parts: float32 -> float64, block by block inside the stages")
     values["plan"] = plan_from_fields(values["plan"])
+    if values["pcg"] is not None:
+        values["pcg"] = PcgDiagnostics(**values["pcg"])
     return SolveDiagnostics(**values, copies=copies)
 
 
@@ -322,6 +376,16 @@ class NewtonStep:
             rows.append(("ridge_escalations", d.ridge_escalations))
         if d.rows_lifted:
             rows += [("rows_lifted", d.rows_lifted), ("row_ridge_max", d.row_ridge_max)]
+        if d.schur_conditioning != "none":
+            rows.append(("schur_conditioning", d.schur_conditioning))
+        if d.pcg is not None:
+            rows += [
+                ("iterations", d.pcg.iterations),
+                ("stopping_reason", d.pcg.stopping_reason),
+                ("preconditioner", d.pcg.preconditioner),
+                ("relative_residual", d.pcg.final_relative_residual),
+            ]
+        rows += [("structure", line) for line in d.structure]
         rows += [("kappa_schur", d.kappa_schur), ("seconds", sum(d.seconds.values()))]
         return aligned("NewtonStep", rows)
 
@@ -356,6 +420,26 @@ def step_from_core(
     step = NewtonStep.__new__(NewtonStep)
     _fill(step, result[0], result[1], result[2], copies, single, None)
     return step
+
+
+def route_counters() -> dict[str, int]:
+    """Return how many borders this process has factored, by what factored them.
+
+    Returns
+    -------
+    dict
+        `dense` (Cholesky of a dense `S`), `sparse` (Cholesky of a block-sparse `S`), `low_rank`, `inexact_pcg`. The
+        difference across a call shows which route really ran.
+
+    Examples
+    --------
+    >>> import arrowschur_native as asn
+    >>> before = asn.route_counters()["dense"]
+    >>> step = asn.newton_step(asn.fixtures.small_fixture(0x11).system(), options=asn.SolveOptions(mode="direct"))
+    >>> asn.route_counters()["dense"] - before
+    1
+    """
+    return _core.route_counters()
 
 
 # ---- factor results -------------------------------------------------------------------------------------------------
@@ -393,16 +477,18 @@ class SystemGradient(_Printed):
     Attributes
     ----------
     h_tt : ndarray, (n, d, d), or flat blocks for ragged rows
-    h_tb : ndarray, shape of the system's `h_tb`
+    h_tb : ndarray, shape of the system's `h_tb`, or a `BlockSparseCross` of its pattern
     h_bb : ndarray, (k, k) for a dense border, (k,) for a diagonal one, bands for `BandedBorder`, blocks for
-        `BlockDiagonalBorder`; a tuple of these, term by term, for a sum
+        `BlockDiagonalBorder`, factors for `KroneckerBorder`, `(a, b)` for `KroneckerProductBorder`, blocks for
+        `SparseBlockKroneckerBorder`, `(blocks, frames)` for `FramedKroneckerBorder`; a tuple of these, term by term,
+        for a sum
     w_t, w_beta : ndarray
         Gradient of the right-hand side, in its shape. Zero for `log_det_vjp`.
     ridge_t, ridge_beta : float
     """
 
     h_tt: Array
-    h_tb: Array
+    h_tb: Any
     h_bb: Any
     w_t: Array
     w_beta: Array

@@ -10,8 +10,9 @@ from typing import Any
 
 from . import _core
 from ._arrays import Array
+from ._borders import BandedBorder
 from ._errors import InvalidArgument
-from ._system import ArrowSystem, BandedBorder
+from ._system import ArrowSystem
 
 __all__ = [
     "Fixture",

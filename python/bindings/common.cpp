@@ -1,8 +1,10 @@
 // Array conversion, ridges, and the watch for signals.
 #include "common.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <string_view>
 
 namespace arrowschur::python {
 namespace {
@@ -76,6 +78,29 @@ std::shared_ptr<const void> keep_alive(std::vector<py::object> objects) {
     py::gil_scoped_acquire gil;
     delete owned;
   });
+}
+
+Callback::Callback(const py::object& callable, std::string argument)
+    : callable_(callable.ptr()), owner_(keep_alive({callable})), argument_(std::move(argument)) {
+  if (PyCallable_Check(callable_) == 0) {
+    throw InvalidArgument(argument_, py::repr(callable).cast<std::string>(), "a callable");
+  }
+}
+
+void Callback::operator()(std::span<const double> x, std::span<double> y) const {
+  const py::gil_scoped_acquire gil;
+  const py::array_t<double> argument(static_cast<py::ssize_t>(x.size()), x.data());
+  const py::object returned = py::reinterpret_borrow<py::function>(callable_)(argument);
+  const py::array array = py::array::ensure(returned);
+  const auto entries = static_cast<py::ssize_t>(y.size());
+  const bool real = array && std::string_view("fiub").find(array.dtype().kind()) != std::string_view::npos;
+  if (!real || array.ndim() != 1 || array.shape(0) != entries) {
+    const std::string got = array ? shape_text(array) : py::str(py::type::of(returned)).cast<std::string>();
+    throw InvalidArgument(argument_, "a function that returned " + got,
+                          "a function that returns real numbers of shape (" + std::to_string(entries) + ",)");
+  }
+  const py::array_t<double, py::array::c_style | py::array::forcecast> values(array);
+  std::copy_n(values.data(), y.size(), y.data());
 }
 
 Shape SystemHandle::row_shape(Index m) const {

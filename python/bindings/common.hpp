@@ -22,6 +22,7 @@ namespace py = pybind11;
 // ---- registration ---------------------------------------------------------------------------------------------------
 void register_errors(py::module_& m);
 void register_options(py::module_& m);
+void register_policy(py::module_& m);
 void register_results(py::module_& m);
 void register_system(py::module_& m);
 void register_newton(py::module_& m);
@@ -52,6 +53,21 @@ py::array_t<double> adopt(std::vector<double>&& values, Shape shape);
 // Keeps Python objects alive from C++ threads that do not hold the GIL.
 std::shared_ptr<const void> keep_alive(std::vector<py::object> objects);
 
+// ---- callbacks ------------------------------------------------------------------------------------------------------
+// A Python function of one vector behind the std::functions of the core. Takes the GIL for the call, from any thread.
+// The callee gets a copy, so that it may keep its argument; what it raises passes through the core unchanged; what it
+// returns must be a vector of real numbers of the length of y, or InvalidArgument names it.
+class Callback {
+ public:
+  Callback(const py::object& callable, std::string argument);
+  void operator()(std::span<const double> x, std::span<double> y) const;
+
+ private:
+  PyObject* callable_;
+  std::shared_ptr<const void> owner_;  // of callable_
+  std::string argument_;
+};
+
 // ---- system handle --------------------------------------------------------------------------------------------------
 // A system together with what only Python needs to know: the shape in which g_t was given, which results share.
 struct SystemHandle {
@@ -69,6 +85,12 @@ double as_number(const py::handle& value, const char* name, const char* expected
 Ridges make_ridges(const ArrowSystem& system, const py::handle& ridge_t, const py::handle& ridge_beta,
                    const py::object& damping_t, const py::object& damping_beta);
 FactorSet factor_set(const py::handle& name);
+
+// The options for a system of border width k: a callback that replaces the library's product learns its length here.
+SolveOptions options_for(const SolveOptions& options, Index k);
+
+// ---- plans ----------------------------------------------------------------------------------------------------------
+py::dict candidate_fields(const PlanCandidate& candidate);
 
 // ---- calls that work ------------------------------------------------------------------------------------------------
 // Polls for Ctrl-C while the GIL is released. Only the main thread receives signals, so only it pays for the polling.

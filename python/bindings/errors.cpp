@@ -22,6 +22,16 @@ py::dict row_facts(const RowFactorError& e) {
                   "suggested_ridge"_a = e.facts.suggested_ridge);
 }
 
+py::dict pcg_facts(const PcgError& e) {
+  using namespace py::literals;
+  return py::dict("kind"_a = to_string(e.facts.kind),
+                  "diagnostics"_a = py::dict("iterations"_a = e.facts.iterations,
+                                             "relative_residual"_a = e.facts.relative_residual,
+                                             "preconditioner"_a = e.facts.preconditioner, "index"_a = e.facts.index,
+                                             "value"_a = e.facts.value,
+                                             "suggested_ridge"_a = e.facts.suggested_ridge));
+}
+
 // Most derived classes first.
 void translate(std::exception_ptr pending) {
   using namespace py::literals;
@@ -45,6 +55,14 @@ void translate(std::exception_ptr pending) {
     raise("SchurFactorError", e,
           py::dict("kind"_a = to_string(e.kind), "pivot_index"_a = e.pivot_index, "kappa_estimate"_a = e.kappa_estimate,
                    "suggested_ridge"_a = e.suggested_ridge));
+  } catch (const NegativeCurvature& e) {
+    py::dict facts = pcg_facts(e);
+    facts["curvature"] = e.curvature;
+    facts["direction_norm_sq"] = e.direction_norm_sq;
+    facts["direction"] = py::array_t<double>(static_cast<py::ssize_t>(e.direction.size()), e.direction.data());
+    raise("NegativeCurvature", e, facts);
+  } catch (const PcgError& e) {
+    raise("PcgError", e, pcg_facts(e));
   } catch (const CertificateError& e) {
     raise("CertificateError", e, py::dict("backward_error"_a = e.backward_error, "tolerance"_a = e.tolerance));
   } catch (const DeviceUnavailableError& e) {

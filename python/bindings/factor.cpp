@@ -251,7 +251,8 @@ void register_factor(py::module_& m) {
       [](const SystemHandle& system, const py::object& ridge_t, const py::object& ridge_beta,
          const py::object& damping_t, const py::object& damping_beta, const SolveOptions& options) {
         const Ridges ridges = make_ridges(system.core, ridge_t, ridge_beta, damping_t, damping_beta);
-        return FactorHandle{released([&] { return factorize(system.core, ridges, options); }), system.rows_as_matrix};
+        const SolveOptions bound = options_for(options, system.core.k());
+        return FactorHandle{released([&] { return factorize(system.core, ridges, bound); }), system.rows_as_matrix};
       },
       "system"_a, "ridge_t"_a, "ridge_beta"_a, "damping_t"_a, "damping_beta"_a, "options"_a);
 }

@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, m) {
   using namespace arrowschur::python;
   m.doc() = "Compiled core of arrowschur_native. Private: use the classes and functions of arrowschur_native.";
   register_errors(m);
+  register_policy(m);  // before the options, which hold a policy
   register_options(m);
   register_results(m);
   register_system(m);

@@ -21,7 +21,8 @@ void register_newton(py::module_& m) {
       [](const SystemHandle& system, const py::object& ridge_t, const py::object& ridge_beta,
          const py::object& damping_t, const py::object& damping_beta, const SolveOptions& options) {
         const Ridges ridges = make_ridges(system.core, ridge_t, ridge_beta, damping_t, damping_beta);
-        return step_tuple(system, released([&] { return newton_step(system.core, ridges, options); }));
+        const SolveOptions bound = options_for(options, system.core.k());
+        return step_tuple(system, released([&] { return newton_step(system.core, ridges, bound); }));
       },
       "system"_a, "ridge_t"_a, "ridge_beta"_a, "damping_t"_a, "damping_beta"_a, "options"_a);
 
@@ -31,8 +32,9 @@ void register_newton(py::module_& m) {
          const py::object& damping_t, const py::object& damping_beta, const SolveOptions& options,
          const EscalationOptions& escalation) {
         const Ridges ridges = make_ridges(system.core, ridge_t, ridge_beta, damping_t, damping_beta);
+        const SolveOptions bound = options_for(options, system.core.k());
         return step_tuple(system,
-                          released([&] { return newton_step_escalated(system.core, ridges, options, escalation); }));
+                          released([&] { return newton_step_escalated(system.core, ridges, bound, escalation); }));
       },
       "system"_a, "ridge_t"_a, "ridge_beta"_a, "damping_t"_a, "damping_beta"_a, "options"_a, "escalation"_a);
 
@@ -55,7 +57,8 @@ void register_newton(py::module_& m) {
         const Index k = rhs.size();
         const auto s = input(schur, k * k, "schur");
         const auto r = input(rhs, k, "rhs");
-        NewtonStep step = released([&] { return solve_reduced(k, s.data(), r.data(), options, escalation); });
+        const SolveOptions bound = options_for(options, k);
+        NewtonStep step = released([&] { return solve_reduced(k, s.data(), r.data(), bound, escalation); });
         auto delta_beta = adopt(std::move(step.delta_beta), {k});
         return py::make_tuple(new_array({0}), std::move(delta_beta), std::move(step.diagnostics));
       },

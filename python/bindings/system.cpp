@@ -1,68 +1,13 @@
-// Systems, borders, normal equations.
-#include <variant>
+// Systems and normal equations.
+#include <memory>
+#include <stdexcept>
 
-#include "common.hpp"
+#include "structure.hpp"
 
 namespace arrowschur::python {
 namespace {
 
 using namespace py::literals;
-
-DType dtype_of(const py::array& a) {
-  if (py::isinstance<py::array_t<double>>(a)) return DType::float64;
-  if (py::isinstance<py::array_t<float>>(a)) return DType::float32;
-  throw InvalidArgument("dtype", py::str(a.dtype()).cast<std::string>(), "float64 or float32");
-}
-
-Index product(Index a, Index b) {
-  Index result = 0;
-  if (__builtin_mul_overflow(a, b, &result)) {
-    throw InvalidArgument("shape", std::to_string(a) + " x " + std::to_string(b), "a size below 2^63 entries");
-  }
-  return result;
-}
-
-// A term is (kind, data, sizes): kind one of dense, diagonal, banded, block_diagonal; sizes are the block sizes of a
-// block-diagonal term.
-Border make_border(Index k, DType dtype, const py::list& terms, std::vector<py::object>& kept) {
-  Border border;
-  border.k = k;
-  border.dtype = dtype;
-  for (const py::handle& item : terms) {
-    const auto term = item.cast<py::tuple>();
-    const auto kind = term[0].cast<std::string>();
-    const auto data = term[1].cast<py::array>();
-    if (kind == "dense") {
-      border.terms.push_back(DenseBorder{checked_data(data, dtype, product(k, k), "h_bb")});
-    } else if (kind == "diagonal") {
-      border.terms.push_back(DiagonalBorder{checked_data(data, dtype, k, "h_bb")});
-    } else if (kind == "banded") {
-      if (data.ndim() != 2 || data.shape(0) < 1) {
-        throw InvalidArgument("h_bb", "bands without rows", "(w + 1, k) bands");
-      }
-      checked_data(data, dtype, product(data.shape(0), k), "h_bb");
-      border.terms.push_back(BandedBorder{data.data(), data.shape(0) - 1});
-    } else if (kind == "block_diagonal") {
-      auto sizes = term[2].cast<std::vector<Index>>();
-      Index entries = 0, columns = 0;
-      for (const Index size : sizes) {
-        if (size < 0) throw InvalidArgument("h_bb", "a block of negative size", "sizes >= 0");
-        entries += product(size, size);
-        columns += size;
-      }
-      if (columns != k) {
-        throw InvalidArgument("h_bb", "blocks covering " + std::to_string(columns) + " columns",
-                              "blocks covering k = " + std::to_string(k) + " columns");
-      }
-      checked_data(data, dtype, entries, "h_bb");
-      border.terms.push_back(BlockDiagonalBorder{data.data(), std::move(sizes)});
-    } else {
-      throw InvalidArgument("h_bb", kind, "a known border form");
-    }
-    kept.push_back(data);
-  }
-  return border;
-}
 
 Symmetry parse_symmetry(const std::string& name) {
   if (name == "check") return Symmetry::check;
@@ -71,77 +16,48 @@ Symmetry parse_symmetry(const std::string& name) {
   throw InvalidArgument("symmetry", "'" + name + "'", "one of 'check', 'average', 'lower'");
 }
 
+std::vector<Index> block_offsets_of(const py::object& border_blocks) {
+  if (border_blocks.is_none()) return {};
+  const auto offsets = indices(border_blocks.cast<py::array>(), "border_blocks");
+  return {offsets.begin(), offsets.end()};
+}
+
 SystemHandle make_system(Index n, Index d, Index k, const py::object& row_dims, const py::array& h_tt,
-                         const py::array& h_tb, const py::list& border, const py::array& g_t, const py::array& g_beta,
-                         bool rows_as_matrix, bool check_finite, const std::string& symmetry) {
+                         const py::object& cross, const py::list& border, const py::object& border_blocks,
+                         const py::array& g_t, const py::array& g_beta, bool rows_as_matrix, bool check_finite,
+                         const std::string& symmetry, bool detect_structure) {
   const DType dtype = dtype_of(h_tt);
-  if (n < 0 || d < 0 || k < 0) throw InvalidArgument("shape", "a negative size", "sizes >= 0");
+  if (k < 0) throw InvalidArgument("shape", "a negative size", "sizes >= 0");
 
   SystemParts parts;
   parts.n = n;
   parts.k = k;
   parts.dtype = dtype;
+  const RowSizes rows = row_sizes(n, d, row_dims);
   Index total = 0, entries = 0;
   if (row_dims.is_none()) {
     parts.d = d;
     total = product(n, d);
     entries = product(total, d);
   } else {
-    const auto dims = indices(row_dims.cast<py::array>(), "row_dims");
-    parts.row_dims.assign(dims.begin(), dims.end());
-    if (static_cast<Index>(dims.size()) != n) {
-      throw InvalidArgument("row_dims", std::to_string(dims.size()) + " entries",
-                            "n = " + std::to_string(n) + " entries");
-    }
-    for (const Index size : dims) {
-      if (size < 0) throw InvalidArgument("row_dims", std::to_string(size), "sizes >= 0");
+    parts.row_dims.assign(rows.dims.begin(), rows.dims.end());
+    for (const Index size : rows.dims) {
       total += size;
       entries += product(size, size);
     }
   }
-  std::vector<py::object> kept{h_tt, h_tb, g_t, g_beta};
+  std::vector<py::object> kept{h_tt, g_t, g_beta};
   parts.h_tt = checked_data(h_tt, dtype, entries, "h_tt");
-  parts.h_tb = checked_data(h_tb, dtype, product(total, k), "h_tb");
+  parts.cross = make_cross(cross, rows, total, k, dtype, kept);
+  parts.border_blocks = block_offsets_of(border_blocks);
   parts.g_t = checked_data(g_t, dtype, total, "g_t");
   parts.g_beta = checked_data(g_beta, dtype, k, "g_beta");
   parts.border = make_border(k, dtype, border, kept);
   parts.owner = keep_alive(std::move(kept));
 
-  const ValidationOptions validation{check_finite, parse_symmetry(symmetry)};
+  const ValidationOptions validation{check_finite, parse_symmetry(symmetry), detect_structure};
   return released([&] { return SystemHandle{ArrowSystem::make(std::move(parts), validation), rows_as_matrix}; });
 }
-
-struct BorderHandle {
-  Border core;
-
-  py::array_t<double> matvec(const py::array& x) const {
-    const Index m = x.ndim() == 2 ? x.shape(1) : 1;
-    const auto in = input(x, product(core.k, m), "x");
-    auto y = new_array(x.ndim() == 2 ? Shape{core.k, m} : Shape{core.k});
-    auto out = output(y, product(core.k, m), "y");
-    released([&] {
-      std::fill(out.begin(), out.end(), 0.0);
-      core.matvec_add(in, out, m);
-    });
-    return y;
-  }
-  py::array_t<double> diagonal() const {
-    auto y = new_array({core.k});
-    auto out = output(y, core.k, "out");
-    std::fill(out.begin(), out.end(), 0.0);
-    core.diagonal_add(out);
-    return y;
-  }
-  py::array_t<double> to_dense() const {
-    auto y = new_array({core.k, core.k});
-    auto out = output(y, product(core.k, core.k), "out");
-    released([&] {
-      std::fill(out.begin(), out.end(), 0.0);
-      core.to_dense_add(out);
-    });
-    return y;
-  }
-};
 
 py::tuple apply(const SystemHandle& self, const py::array& x_t, const py::array& x_beta, const py::object& ridge_t,
                 const py::object& ridge_beta, const py::object& damping_t, const py::object& damping_beta) {
@@ -167,18 +83,17 @@ py::tuple to_dense(const SystemHandle& self) {
   return py::make_tuple(h, g);
 }
 
-py::tuple normal_equations_of(const py::array& j_t, const py::array& j_beta, const py::array& residual,
-                              const py::object& weights, const py::object& row_index, Index n) {
-  if (j_t.ndim() != 3 || j_beta.ndim() != 3) throw InvalidArgument("j_t", "not three axes", "(r, q, d) and (r, q, k)");
+// What the two forms of the normal equations share; j_beta is left to them.
+JacobianParts jacobian_parts(const py::array& j_t, const py::array& residual, const py::object& weights,
+                             const py::object& row_index, Index n) {
+  if (j_t.ndim() != 3) throw InvalidArgument("j_t", "not three axes", "(r, q, d)");
   JacobianParts p;
   p.n = n;
   p.r = j_t.shape(0);
   p.q = j_t.shape(1);
   p.d = j_t.shape(2);
-  p.k = j_beta.shape(2);
   const Index lines = product(p.r, p.q);
   p.j_t = input(j_t, product(lines, p.d), "j_t").data();
-  p.j_beta = input(j_beta, product(lines, p.k), "j_beta").data();
   p.residual = input(residual, lines, "residual").data();
   if (!weights.is_none()) {
     const auto w = weights.cast<py::array>();
@@ -187,18 +102,27 @@ py::tuple normal_equations_of(const py::array& j_t, const py::array& j_beta, con
   }
   if (row_index.is_none()) {
     if (p.r != n) throw InvalidArgument("j_t", std::to_string(p.r) + " residual blocks", "n blocks, or row_index");
-  } else {
-    const auto rows = indices(row_index.cast<py::array>(), "row_index");
-    if (static_cast<Index>(rows.size()) != p.r) {
-      throw InvalidArgument("row_index", std::to_string(rows.size()) + " entries", "one entry per residual block");
-    }
-    for (const Index row : rows) {
-      if (row < 0 || row >= n) {
-        throw InvalidArgument("row_index", std::to_string(row), "a row in 0.." + std::to_string(n - 1));
-      }
-    }
-    p.row_index = rows.data();
+    return p;
   }
+  const auto rows = indices(row_index.cast<py::array>(), "row_index");
+  if (static_cast<Index>(rows.size()) != p.r) {
+    throw InvalidArgument("row_index", std::to_string(rows.size()) + " entries", "one entry per residual block");
+  }
+  for (const Index row : rows) {
+    if (row < 0 || row >= n) {
+      throw InvalidArgument("row_index", std::to_string(row), "a row in 0.." + std::to_string(n - 1));
+    }
+  }
+  p.row_index = rows.data();
+  return p;
+}
+
+py::tuple normal_equations_of(const py::array& j_t, const py::array& j_beta, const py::array& residual,
+                              const py::object& weights, const py::object& row_index, Index n) {
+  if (j_beta.ndim() != 3) throw InvalidArgument("j_beta", "not three axes", "(r, q, k)");
+  JacobianParts p = jacobian_parts(j_t, residual, weights, row_index, n);
+  p.k = j_beta.shape(2);
+  p.j_beta = input(j_beta, product(product(p.r, p.q), p.k), "j_beta").data();
   auto h_tt = new_array({n, p.d, p.d});
   auto h_tb = new_array({n, p.d, p.k});
   auto h_bb = new_array({p.k, p.k});
@@ -210,29 +134,92 @@ py::tuple normal_equations_of(const py::array& j_t, const py::array& j_beta, con
   return py::make_tuple(h_tt, h_tb, h_bb, g_t, g_beta);
 }
 
+// The border of sparse normal equations as (form, data, parameters).
+py::tuple border_term(const Border& border, const py::capsule& owner) {
+  const BorderTerm& term = border.terms.front();
+  const auto view = [&](const void* data, Index entries) {
+    return py::array_t<double>(Shape{entries}, static_cast<const double*>(data), owner);
+  };
+  if (const auto* blocks = std::get_if<BlockDiagonalBorder>(&term)) {
+    const py::array_t<Index> sizes(static_cast<py::ssize_t>(blocks->sizes.size()), blocks->sizes.data());
+    Index entries = 0;
+    for (const Index size : blocks->sizes) entries += size * size;
+    return py::make_tuple("block_diagonal", view(blocks->data, entries), py::dict("sizes"_a = sizes));
+  }
+  const auto& sparse = std::get<SparseBlockKroneckerBorder>(term);
+  py::array_t<Index> table(Shape{static_cast<Index>(sparse.blocks.size()), 4});
+  Index* line = table.mutable_data();
+  Index entries = 0;
+  for (const SparseBlockKroneckerBorder::Block& block : sparse.blocks) {
+    // The description knows no offsets: blocks follow one another.
+    if (block.data != entries) throw std::logic_error("blocks of the border do not follow one another");
+    for (const Index number : {block.row, block.col, block.rows, block.cols}) *line++ = number;
+    entries += block.rows * block.cols;
+  }
+  return py::make_tuple(
+      "sparse_kronecker", view(sparse.values, entries),
+      py::dict("blocks"_a = table, "p"_a = sparse.p, "left_dim"_a = border.k / sparse.p, "mirror"_a = sparse.mirror));
+}
+
+// (h_tt, (indptr, block_index, values, block_offsets), border term, g_t, g_beta): views of what the core made.
+py::tuple sparse_normal_equations_of(const py::array& j_t, const py::dict& j_beta, const py::array& residual,
+                                     const py::object& weights, const py::object& row_index, Index n) {
+  JacobianParts p = jacobian_parts(j_t, residual, weights, row_index, n);
+  p.k = indices(j_beta["block_offsets"].cast<py::array>(), "block_offsets").back();
+  std::vector<py::object> kept;
+  const Cross blocks =
+      make_cross(py::make_tuple("block_sparse", j_beta), RowSizes{p.r, p.q, {}}, p.r * p.q, p.k, DType::float64, kept);
+  auto made = std::make_unique<SparseNormalEquations>(
+      released([&] { return normal_equations(p, std::get<BlockSparseCross>(blocks)); }));
+  const SparseNormalEquations& e = *made;
+  const py::capsule owner(made.release(), [](void* self) { delete static_cast<SparseNormalEquations*>(self); });
+
+  const auto view = [&](const double* data, Shape shape) { return py::array_t<double>(std::move(shape), data, owner); };
+  const auto index_view = [&](const Index* data, Index count) { return py::array_t<Index>(Shape{count}, data, owner); };
+  const std::vector<Index>& offsets = e.cross.block_offsets;
+  const Index entries = e.cross.indptr[e.n];
+  Index columns = 0;
+  for (Index entry = 0; entry < entries; ++entry) {
+    const auto block = static_cast<std::size_t>(e.cross.block_index[entry]);
+    columns += offsets[block + 1] - offsets[block];
+  }
+  const auto pattern = py::make_tuple(index_view(e.cross.indptr, e.n + 1), index_view(e.cross.block_index, entries),
+                                      view(static_cast<const double*>(e.cross.values), {columns * e.d}),
+                                      index_view(offsets.data(), static_cast<Index>(offsets.size())));
+  return py::make_tuple(view(e.h_tt, {e.n, e.d, e.d}), pattern, border_term(e.border, owner), view(e.g_t, {e.n, e.d}),
+                        view(e.g_beta, {e.k}));
+}
+
 }  // namespace
 
+DType dtype_of(const py::array& a) {
+  if (py::isinstance<py::array_t<double>>(a)) return DType::float64;
+  if (py::isinstance<py::array_t<float>>(a)) return DType::float32;
+  throw InvalidArgument("dtype", py::str(a.dtype()).cast<std::string>(), "float64 or float32");
+}
+
+Index product(Index a, Index b) {
+  Index result = 0;
+  if (__builtin_mul_overflow(a, b, &result)) {
+    throw InvalidArgument("shape", std::to_string(a) + " x " + std::to_string(b), "a size below 2^63 entries");
+  }
+  return result;
+}
+
 void register_system(py::module_& m) {
-  py::class_<BorderHandle>(m, "Border", "A sum of border terms.")
-      .def(py::init([](Index k, bool single, const py::list& terms) {
-             std::vector<py::object> kept;
-             Border border = make_border(k, single ? DType::float32 : DType::float64, terms, kept);
-             border.owner = keep_alive(std::move(kept));
-             return BorderHandle{std::move(border)};
-           }),
-           "k"_a, "single"_a, "terms"_a)
-      .def("matvec", &BorderHandle::matvec, "x"_a)
-      .def("diagonal", &BorderHandle::diagonal)
-      .def("to_dense", &BorderHandle::to_dense);
+  register_borders(m);
+  register_crosses(m);
 
   py::class_<SystemHandle>(m, "System", "A validated arrow system that borrows NumPy memory.")
-      .def(py::init(&make_system), py::kw_only(), "n"_a, "d"_a, "k"_a, "row_dims"_a, "h_tt"_a, "h_tb"_a, "border"_a,
-           "g_t"_a, "g_beta"_a, "rows_as_matrix"_a, "check_finite"_a, "symmetry"_a)
+      .def(py::init(&make_system), py::kw_only(), "n"_a, "d"_a, "k"_a, "row_dims"_a, "h_tt"_a, "cross"_a, "border"_a,
+           "border_blocks"_a, "g_t"_a, "g_beta"_a, "rows_as_matrix"_a, "check_finite"_a, "symmetry"_a,
+           "detect_structure"_a)
       .def_property_readonly("n", [](const SystemHandle& s) { return s.core.n(); })
       .def_property_readonly("k", [](const SystemHandle& s) { return s.core.k(); })
       .def_property_readonly("total_dim", [](const SystemHandle& s) { return s.core.total_dim(); })
       .def_property_readonly("max_dim", [](const SystemHandle& s) { return s.core.max_dim(); })
       .def_property_readonly("nbytes", [](const SystemHandle& s) { return s.core.nbytes(); })
+      .def_property_readonly("detected", [](const SystemHandle& s) { return py::tuple(py::cast(s.core.detected())); })
       .def(
           "with_gradient",
           [](const SystemHandle& self, const py::array& g_t, const py::array& g_beta, bool rows_as_matrix,
@@ -255,10 +242,18 @@ void register_system(py::module_& m) {
             return released([&] { return self.core.gradient_dot(t, beta); });
           },
           "delta_t"_a, "delta_beta"_a)
+      .def(
+          "block_gradient",
+          [](const SystemHandle& self, const py::dict& parameters, const py::array& gradient) {
+            return block_gradient(self.core, parameters, gradient);
+          },
+          "parameters"_a, "gradient"_a)
       .def("fingerprint", [](const SystemHandle& self) { return released([&] { return self.core.fingerprint(); }); });
 
   m.def("normal_equations", &normal_equations_of, "j_t"_a, "j_beta"_a, "residual"_a, "weights"_a, "row_index"_a, "n"_a,
         "Gauss-Newton normal equations: (h_tt, h_tb, h_bb, g_t, g_beta).");
+  m.def("normal_equations_sparse", &sparse_normal_equations_of, "j_t"_a, "j_beta"_a, "residual"_a, "weights"_a,
+        "row_index"_a, "n"_a, "The same with block-sparse j_beta: h_tb and h_bb are descriptions of their forms.");
 }
 
 }  // namespace arrowschur::python

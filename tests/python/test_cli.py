@@ -126,7 +126,7 @@ def test_too_little_memory_is_a_failure_with_bytes(saved: str, capsys: pytest.Ca
         ["plan", "--n", "3", "--d", "two", "--k", "1"],
         ["plan", "--n", "-3", "--d", "2", "--k", "1"],
         ["plan", "--n", "3", "--d", "2", "--k", "1", "--mode", "fast"],
-        ["plan", "--n", "3", "--d", "2", "--k", "1", "--mode", "low_rank"],
+        ["plan", "--n", "3", "--d", "2", "--k", "1", "--mode", "streaming"],
         ["solve"],
         ["solve", "there-is-no-such-file.npz"],
         ["demo", "no_such_demo"],

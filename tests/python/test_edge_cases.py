@@ -310,24 +310,18 @@ def test_huge_and_tiny_ridges_work() -> None:
         assert step.diagnostics.backward_error_effective < 1e-14
 
 
-# ---- options of later routes ----------------------------------------------------------------------------------------
+# ---- options of later versions --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "options",
     [
-        {"mode": "inexact_pcg"},
-        {"mode": "inexact_pcg", "pcg": asn.PcgOptions(max_iterations=0)},
-        {"mode": "inexact_pcg", "pcg": asn.PcgOptions(max_iterations=0), "accept_truncated": True},
-        {"mode": "low_rank"},
         {"precision": "mixed"},
-        {"trust_region": asn.TrustRegionOptions(radius=1.0)},
+        {"mode": "inexact_pcg", "precision": "mixed"},
         {"streaming_chunk_size": 1},
         {"streaming_chunk_size": 1000},
-        {"schur_pd_floor": 1e-8},
-        {"schur_apply": lambda x: x},
     ],
     ids=lambda options: "+".join(options),
 )
-def test_options_of_later_routes_are_unsupported(options: dict[str, Any]) -> None:
+def test_options_of_later_versions_are_unsupported(options: dict[str, Any]) -> None:
     system = HAND.system()
     chosen = asn.SolveOptions(**options)
     for solve in (asn.newton_step, asn.newton_step_escalated, asn.factorize):
@@ -336,6 +330,19 @@ def test_options_of_later_routes_are_unsupported(options: dict[str, Any]) -> Non
         assert caught.value.feature
         assert caught.value.hint
         assert not caught.value.cured_by_ridge
+
+
+def test_no_iteration_at_all_is_a_used_up_budget_or_a_zero_step() -> None:
+    none = asn.PcgOptions(max_iterations=0)
+    options = asn.SolveOptions(mode="inexact_pcg", pcg=none, preconditioner="diagonal")
+    with pytest.raises(asn.PcgError) as caught:
+        asn.newton_step(HAND.system(), options=options)
+    assert caught.value.kind == "budget"
+    step = asn.newton_step(HAND.system(), options=options.replace(accept_truncated=True))
+    assert not step.delta_beta.any()
+    assert step.diagnostics.pcg is not None
+    assert step.diagnostics.pcg.stopping_reason == "max_iter"
+    assert step.diagnostics.pcg.final_relative_residual == 1.0
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, np.nan])
@@ -370,10 +377,11 @@ def test_a_required_device_is_an_error_on_a_host_without_one() -> None:
 # ---- memory ---------------------------------------------------------------------------------------------------------
 def test_a_memory_limit_is_kept_before_anything_is_allocated() -> None:
     k = 3000
-    system = asn.ArrowSystem(np.ones((1, 1, 1)), np.zeros((1, 1, k)), np.ones(k), np.zeros((1, 1)), np.ones(k))
+    system = asn.ArrowSystem(np.ones((1, 1, 1)), np.full((1, 1, k), 1e-3), np.ones(k), np.zeros((1, 1)), np.ones(k))
+    direct = asn.SolveOptions(mode="direct", memory_limit=10**6)
     for solve in (asn.newton_step, asn.newton_step_escalated, asn.factorize):
         with pytest.raises(asn.MemoryBudgetExceeded) as caught:
-            solve(system, options=asn.SolveOptions(memory_limit=10**6))  # type: ignore[operator]
+            solve(system, options=direct)  # type: ignore[operator]
         assert caught.value.budget == 10**6
         assert caught.value.bytes_needed >= 8 * k * k
         assert isinstance(caught.value, MemoryError)

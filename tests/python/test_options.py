@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
+import systems
 from systems import HAND
 
 import arrowschur_native as asn
@@ -58,7 +60,12 @@ OUTSIDE: list[tuple[type, str, Any]] = [
     (asn.SolveOptions, "calibrate", "always"),
     (asn.SolveOptions, "num_threads", 0),
     (asn.SolveOptions, "num_threads", True),
+    (asn.SolveOptions, "expected_solves", 0),
+    (asn.SolveOptions, "expected_solves", 1.0),
+    (asn.SolveOptions, "policy", object()),
     (asn.PcgOptions, "max_iterations", -1),
+    (asn.PcgOptions, "storage", "float16"),
+    (asn.PcgOptions, "storage", None),
     (asn.PcgOptions, "relative_tolerance", 1.0),
     (asn.PcgOptions, "relative_tolerance", -1e-300),
     (asn.TrustRegionOptions, "radius", 0.0),
@@ -97,7 +104,10 @@ INSIDE: list[tuple[type, str, Any]] = [
     (asn.SolveOptions, "frame_cache_entries", 0),
     (asn.SolveOptions, "num_threads", 1),
     (asn.SolveOptions, "num_threads", 2**40),
+    (asn.SolveOptions, "expected_solves", 1),
+    (asn.SolveOptions, "policy", asn.policy.DispatchPolicy()),
     (asn.PcgOptions, "max_iterations", 0),
+    (asn.PcgOptions, "storage", "float32"),
     (asn.PcgOptions, "relative_tolerance", 0.0),
     (asn.TrustRegionOptions, "radius", math.inf),
     (asn.TrustRegionOptions, "relative_tolerance", 0.0),
@@ -167,11 +177,15 @@ def test_a_pickled_option_reaches_the_core() -> None:
     assert asn.newton_step(HAND.system(), options=options).route == "sqrt_ba"
 
 
-@pytest.mark.parametrize("cls", [asn.SolveOptions, asn.EscalationOptions])
+@pytest.mark.parametrize("cls", [asn.SolveOptions, asn.EscalationOptions, asn.PcgOptions, asn.TrustRegionOptions])
 def test_defaults_are_those_of_the_core(cls: type) -> None:
     python = cls()
-    for name, value in getattr(_core, cls.__name__).defaults().items():
+    core = getattr(_core, cls.__name__).defaults()
+    for name, value in core.items():
         assert getattr(python, name) == value, name
+    nested = {"pcg", "trust_region"}  # compared by their own classes
+    later = {"mixed", "streaming_chunk_size", "device_memory_limit", "frame_cache_entries"}
+    assert {f.name for f in dataclasses.fields(cls) if f.init} - nested - later == set(core)
 
 
 def test_a_repr_can_be_read_back() -> None:
@@ -181,14 +195,8 @@ def test_a_repr_can_be_read_back() -> None:
 
 # ---- honoured, or refused -------------------------------------------------------------------------------------------
 LATER: list[tuple[dict[str, Any], str]] = [
-    ({"mode": "low_rank"}, ""),
-    ({"mode": "inexact_pcg"}, ""),
     ({"precision": "mixed"}, ""),
-    ({"trust_region": asn.TrustRegionOptions(radius=1.0)}, "trust_region.radius"),
-    ({"schur_pd_floor": 1e-8}, "schur_pd_floor"),
-    ({"schur_apply": print}, "schur_apply"),
     ({"streaming_chunk_size": 64}, "streaming_chunk_size"),
-    ({"policy": object()}, "policy"),
 ]
 
 
@@ -218,6 +226,11 @@ def test_what_cannot_be_honoured_is_refused_at_every_call(keywords: dict[str, An
         {"streaming_chunk_size": 0},
         {"pcg": asn.PcgOptions(max_iterations=1)},
         {"preconditioner": "schwarz"},
+        {"schur_pd_floor": 1e-8},
+        {"schur_apply": print},
+        {"accept_truncated": True},
+        {"expected_solves": 50},
+        {"policy": asn.policy.DispatchPolicy()},
         {"device": "off"},
         {"calibrate": "off"},
         {"num_threads": 2**40},
@@ -225,15 +238,98 @@ def test_what_cannot_be_honoured_is_refused_at_every_call(keywords: dict[str, An
 )
 def test_what_has_no_effect_on_a_direct_solve_leaves_its_bits(keywords: dict[str, Any]) -> None:
     system = HAND.system()
-    plain, other = asn.newton_step(system), asn.newton_step(system, options=asn.SolveOptions(**keywords))
+    direct = asn.SolveOptions(mode="direct")
+    plain, other = asn.newton_step(system, options=direct), asn.newton_step(system, options=direct.replace(**keywords))
     assert np.array_equal(plain.delta_t, other.delta_t)
     assert np.array_equal(plain.delta_beta, other.delta_beta)
 
 
-def test_a_required_device_is_unavailable_with_a_reason() -> None:
-    with pytest.raises(asn.DeviceUnavailableError) as caught:
-        asn.newton_step(HAND.system(), options=asn.SolveOptions(device="required"))
-    assert caught.value.reason
+PCG = asn.SolveOptions(mode="inexact_pcg")
+
+
+def test_the_fields_of_the_iteration_reach_it() -> None:
+    system = systems.ls(40, 3, 17, 1).system()
+    account = asn.newton_step(system, options=PCG).diagnostics
+    assert account.plan.route == "inexact_pcg"
+    assert account.pcg is not None
+    assert account.pcg.stopping_reason == "converged"
+    assert account.pcg.final_relative_residual <= 1e-4
+    assert 0 < account.pcg.iterations <= 200
+    assert account.pcg.matvec_calls >= account.pcg.iterations
+
+    tight = asn.newton_step(system, options=PCG.replace(pcg=asn.PcgOptions(relative_tolerance=1e-12))).diagnostics
+    assert tight.pcg is not None
+    assert tight.pcg.final_relative_residual <= 1e-12
+    assert tight.pcg.iterations > account.pcg.iterations
+
+    named = asn.newton_step(system, options=PCG.replace(preconditioner="diagonal")).diagnostics
+    assert named.pcg is not None
+    assert named.pcg.preconditioner == "diagonal"
+
+    one = asn.PcgOptions(max_iterations=1, relative_tolerance=1e-12)
+    with pytest.raises(asn.PcgError) as caught:
+        asn.newton_step(system, options=PCG.replace(pcg=one))
+    assert caught.value.kind == "budget"
+    assert caught.value.diagnostics["iterations"] >= 1
+    assert caught.value.diagnostics["relative_residual"] > 1e-12
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.kind) == (str(caught.value), "budget")
+    assert list(again.diagnostics) == list(caught.value.diagnostics)
+    truncated = asn.newton_step(system, options=PCG.replace(pcg=one, accept_truncated=True)).diagnostics
+    assert truncated.pcg is not None
+    assert truncated.pcg.stopping_reason == "max_iter"
+
+    rounded = PCG.replace(pcg=asn.PcgOptions(storage="float32"))
+    assert (
+        reference.error(asn.newton_step(system, options=rounded).delta_beta, asn.newton_step(system).delta_beta) <= 1e-3
+    )
+
+
+def test_a_trust_region_bounds_the_border_step() -> None:
+    system = systems.ls(40, 3, 17, 1).system()
+    free = float(np.linalg.norm(asn.newton_step(system).delta_beta))
+    for mode in ("direct", "inexact_pcg"):
+        options = asn.SolveOptions(mode=mode, trust_region=asn.TrustRegionOptions(radius=free / 4))
+        step = asn.newton_step(system, options=options)
+        assert float(np.linalg.norm(step.delta_beta)) == pytest.approx(free / 4, rel=1e-6)
+        assert step.diagnostics.pcg is not None
+        assert step.diagnostics.pcg.stopping_reason == "trust_region"
+
+
+def test_a_product_of_the_caller_takes_the_place_of_the_library() -> None:
+    parts = systems.ls(40, 3, 17, 1)
+    system = parts.system()
+    schur = reference.direct(parts).schur
+    calls: list[np.ndarray] = []
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        calls.append(x)
+        return schur @ x
+
+    tight = asn.PcgOptions(relative_tolerance=1e-12)
+    options = PCG.replace(schur_apply=apply, preconditioner="diagonal", pcg=tight)
+    step = asn.newton_step(system, options=options)
+    assert reference.error(step.delta_beta, asn.newton_step(system).delta_beta) <= 1e-9
+    assert step.diagnostics.pcg is not None
+    assert len(calls) >= step.diagnostics.pcg.iterations
+    assert all(x.shape == (17,) and x.dtype == np.float64 for x in calls)
+
+    for wrong in (np.ones(16), None):
+        with pytest.raises(asn.InvalidArgument) as caught:
+            asn.newton_step(system, options=options.replace(schur_apply=lambda _, w=wrong: w))
+        assert caught.value.argument == "schur_apply"
+
+    def fail(_: np.ndarray) -> np.ndarray:
+        raise KeyError("no product")
+
+    with pytest.raises(KeyError, match="no product"):
+        asn.newton_step_escalated(system, options=options.replace(schur_apply=fail))
+
+
+def test_a_policy_changes_the_choice_of_the_route() -> None:
+    wide = asn.policy.DispatchPolicy(route_rule="width_cut")
+    shape = (100, 2, 2001)
+    assert asn.plan(shape, options=asn.SolveOptions(policy=wide)).route == "inexact_pcg"
 
 
 @pytest.mark.parametrize("wrong", [{}, "direct", asn.EscalationOptions()])

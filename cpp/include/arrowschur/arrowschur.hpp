@@ -7,6 +7,8 @@
 #include "arrowschur/newton.hpp"
 #include "arrowschur/options.hpp"
 #include "arrowschur/plan.hpp"
+#include "arrowschur/policy.hpp"
+#include "arrowschur/profile.hpp"
 #include "arrowschur/result.hpp"
 #include "arrowschur/system.hpp"
 #include "arrowschur/threads.hpp"

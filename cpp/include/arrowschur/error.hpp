@@ -7,6 +7,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "arrowschur/types.hpp"
 
@@ -79,6 +80,37 @@ class SchurFactorError : public ArrowError {
   Index pivot_index;       // -1 when the failure has none
   double kappa_estimate;   // NaN when unknown
   double suggested_ridge;  // advice for the next ridge_beta
+};
+
+enum class PcgFailure { jacobi_diagonal, stagnation, budget, not_pd };
+const char* to_string(PcgFailure) noexcept;
+
+// Conjugate gradients on the border ended without a step.
+class PcgError : public ArrowError {
+ public:
+  struct Facts {
+    PcgFailure kind = PcgFailure::stagnation;
+    Index iterations = 0;
+    double relative_residual = 1.0;
+    Index index = -1;          // jacobi_diagonal: the column
+    double value = 0.0;        // jacobi_diagonal: its entry
+    std::string preconditioner;
+    double suggested_ridge = 0.0;  // advice for the next ridge_beta; NaN: none
+  };
+  explicit PcgError(const Facts& facts);
+  bool cured_by_ridge() const noexcept override { return true; }
+  Facts facts;
+
+ protected:
+  PcgError(const std::string& message, const Facts& f) : ArrowError(message), facts(f) {}
+};
+
+// A direction p with p'Sp <= 0 was met and there is no trust region to end on.
+class NegativeCurvature : public PcgError {
+ public:
+  NegativeCurvature(const Facts& facts, double curvature, double direction_norm_sq, std::vector<double> direction);
+  double curvature, direction_norm_sq;  // p'Sp, p'p
+  std::vector<double> direction;        // [k]
 };
 
 // A returned step would miss options.certificate_tolerance.

@@ -31,7 +31,7 @@ struct ConditionEstimate {
 // Gradients of a scalar function of x = H^-1 w (vjp) or of log det H (log_det_vjp), part by part.
 struct SystemGradient {
   std::vector<double> h_tt;    // as h_tt: [n, d, d] or flat blocks, symmetric
-  std::vector<double> h_tb;    // [T, k]
+  std::vector<double> h_tb;    // [T, k]; for a block-sparse cross block: its values, in the system's pattern
   std::vector<double> h_bb;    // [k, k] symmetric; see border_gradient for structured borders
   std::vector<double> w_t, w_beta;
   double ridge_t = 0.0, ridge_beta = 0.0;

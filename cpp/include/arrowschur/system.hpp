@@ -13,8 +13,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -40,7 +44,68 @@ struct BlockDiagonalBorder {
   const void* data = nullptr;  // blocks one after another, each size x size
   std::vector<Index> sizes;  // sum = k
 };
-using BorderTerm = std::variant<DenseBorder, DiagonalBorder, BandedBorder, BlockDiagonalBorder>;
+// Block-diagonal of S_j (x) I_p: index mu p + c inside a block. Factors one after another, each size x size.
+struct KroneckerBorder {
+  const void* factors = nullptr;
+  std::vector<Index> sizes;  // p * sum = k
+  Index p = 1;
+};
+// A (x) B at columns [offset, offset + pa pb): index offset + i_a pb + i_b. Applied as two small products.
+struct KroneckerProductBorder {
+  const void* a = nullptr;  // [pa, pa]
+  const void* b = nullptr;  // [pb, pb]
+  Index pa = 0, pb = 0, offset = 0;
+};
+// A (x) I_p, A symmetric and given by blocks in left-factor coordinates; repeated blocks add. Only blocks with equal
+// offsets touch the diagonal, and they are square and symmetric. What is given is A, entry by entry: both halves, or with
+// `mirror` one of them, each block off the diagonal then standing for its transpose too. Without `mirror` the blocks
+// above the diagonal are checked against the others by ArrowSystem::make() and not read.
+struct SparseBlockKroneckerBorder {
+  struct Block {
+    Index row = 0, col = 0, rows = 0, cols = 0;  // offsets and size in left-factor coordinates
+    Index data = 0;                              // first entry in `values`, row-major
+  };
+  std::vector<Block> blocks;
+  const void* values = nullptr;
+  Index entries = 0;  // of `values`
+  Index p = 1;        // left dimension = k / p
+  bool mirror = false;
+  // Set by ArrowSystem::make(): > 0 when the blocks are in ascending order of max(row, col), none of them taller.
+  Index tallest = 0;
+};
+// Groups a with basis size m_a and width r_a, offset_a = sum of m_b r_b before it, index offset_a + l r_a + c. Block
+// (a, b) adds G_ab (x) (U_a' U_b); frame U_a is p x r_a, and a missing frame stands for I_p (r_a = p).
+struct FramedKroneckerBorder {
+  struct Group {
+    Index basis = 0, width = 0;
+    const void* frame = nullptr;  // [p, width] or null
+  };
+  struct Block {
+    Index a = 0, b = 0;
+    Index data = 0;  // first entry of G_ab [basis_a, basis_b] in `values`
+  };
+  std::vector<Group> groups;
+  std::vector<Block> blocks;  // as in SparseBlockKroneckerBorder: both halves, or one with `mirror`
+  const void* values = nullptr;
+  Index entries = 0, p = 1;
+  bool mirror = false;
+  // W_ab = U_a' U_b [width_a, width_b] of block e at (*grams)[gram_at[e]], where both frames are given. Filled by
+  // ArrowSystem::make() when products through W_ab are cheaper than through the frames.
+  std::shared_ptr<const std::vector<double>> grams = nullptr;
+  std::vector<Index> gram_at = {};
+};
+// The caller's product and its diagonal. Called from one thread at a time unless thread_safe (a lock sees to it: a
+// callback that needs another lock, as Python's, must not be waited for with that lock held). Without a tag its content
+// is unknown: identity stands for it, and no cache is shared.
+struct OperatorBorder {
+  std::function<void(std::span<const double> x, std::span<double> y)> matvec;  // y = P x, both [k]
+  std::vector<double> diagonal;                                               // [k]
+  std::optional<std::uint64_t> tag;
+  bool thread_safe = false;
+  std::shared_ptr<std::recursive_mutex> lock = std::make_shared<std::recursive_mutex>();  // one for all copies
+};
+using BorderTerm = std::variant<DenseBorder, DiagonalBorder, BandedBorder, BlockDiagonalBorder, KroneckerBorder,
+                                KroneckerProductBorder, SparseBlockKroneckerBorder, FramedKroneckerBorder, OperatorBorder>;
 
 // Sum of its terms; no terms mean the zero matrix.
 struct Border {
@@ -60,6 +125,45 @@ struct Border {
   bool off_diagonal_abs_sums_add(std::span<double> out) const;
 };
 
+// ---- cross block ---------------------------------------------------------------------------------------------------
+// B, stacked T x k, in one of four forms. Buffers of values have the system's dtype.
+struct DenseCross {
+  const void* data = nullptr;  // [T, k]
+};
+// CSR of d_i x b_j blocks: row i has the entries indptr[i] .. indptr[i + 1]; entry e covers the columns of border block
+// block_index[e], block_offsets[b] .. block_offsets[b + 1]. Values are the blocks one after another, row-major. Repeated
+// blocks of a row add. In a system (after make) the entries of a row are distinct and ascending.
+struct BlockSparseCross {
+  const Index* indptr = nullptr;       // [n + 1]
+  const Index* block_index = nullptr;  // [indptr[n]]
+  const void* values = nullptr;
+  std::vector<Index> block_offsets;  // [blocks + 1], 0 .. k
+};
+// Gather-Kronecker rows B_i = sum over pairs s of row i:  phi_s J at columns [base_s, base_s + p), J d_i x p. One J per
+// row (j_ptr null: j is [T, p]), or several: row i owns the matrices j_ptr[i] .. j_ptr[i + 1], d_i x p each, one after
+// another in j, and pair s uses number support_j[s] of its row. Pairs of one row address disjoint columns; equal bases
+// with the same J are merged by make(), anything else that overlaps is InvalidArgument.
+struct KroneckerCross {
+  const void* j = nullptr;
+  const Index* support_base = nullptr;  // [support_ptr[n]]
+  const void* support_phi = nullptr;
+  const Index* support_ptr = nullptr;  // [n + 1]
+  Index p = 0;
+  const Index* j_ptr = nullptr;      // [n + 1] or null
+  const Index* support_j = nullptr;  // with j_ptr
+};
+// Callbacks for the whole batch, the last resort: forward y = B x ([k] -> [T]), transpose x = B' y ([T] -> [k]); both
+// assign. Called from one thread at a time unless thread_safe (a lock as of OperatorBorder). B is the operator plus the
+// supplement, everywhere.
+struct OperatorCross {
+  std::function<void(std::span<const double> x, std::span<double> y)> forward, transpose;
+  std::optional<std::uint64_t> tag;  // content hash; none: identity
+  bool thread_safe = false;
+  std::variant<std::monostate, DenseCross, BlockSparseCross> supplement;
+  std::shared_ptr<std::recursive_mutex> lock = std::make_shared<std::recursive_mutex>();  // one for all copies
+};
+using Cross = std::variant<DenseCross, BlockSparseCross, KroneckerCross, OperatorCross>;
+
 // ---- rows ---------------------------------------------------------------------------------------------------------
 // Rows of equal size, in ascending order of the row index: what a specialised kernel runs over.
 struct RowBucket {
@@ -71,6 +175,9 @@ struct RowBucket {
 struct ValidationOptions {
   bool check_finite = true;
   Symmetry symmetry = Symmetry::check;
+  // Recognise structure in what is handed over dense: a diagonal, banded or block-diagonal border, a cross block with
+  // many exact zeros. What was recognised is used (in a compact copy) and named by ArrowSystem::detected().
+  bool detect_structure = true;
 };
 
 // What a caller hands over. Buffers are borrowed; `owner` is optional.
@@ -80,12 +187,20 @@ struct SystemParts {
   std::vector<Index> row_dims;  // [n] for ragged rows
   DType dtype = DType::float64;
   const void* h_tt = nullptr;  // [n, d, d], or sum d_i^2 entries block after block
-  const void* h_tb = nullptr;  // [T, k]
+  const void* h_tb = nullptr;  // [T, k]: shorthand for cross = DenseCross{h_tb}
+  Cross cross;                 // used when h_tb is null
+  // Columns that belong together (a camera, an atom): offsets [blocks + 1], 0 .. k. Empty: none; a block-sparse cross
+  // block brings its own.
+  std::vector<Index> border_blocks;
   Border border;  // h_bb
   const void* g_t = nullptr;  // [T]
   const void* g_beta = nullptr;  // [k]
   std::shared_ptr<const void> owner;  // keeps the buffers alive; may be empty
 };
+
+namespace cross {
+struct Layout;
+}
 
 class ArrowSystem {
  public:
@@ -115,7 +230,17 @@ class ArrowSystem {
   Index nbytes() const noexcept;  // bytes of the five parts
 
   const void* h_tt() const noexcept { return d_->parts.h_tt; }
-  const void* h_tb() const noexcept { return d_->parts.h_tb; }
+  const Cross& cross() const noexcept { return d_->parts.cross; }
+  // The dense cross block [T, k], null for the other forms.
+  const void* h_tb() const noexcept {
+    const auto* dense = std::get_if<DenseCross>(&d_->parts.cross);
+    return dense == nullptr ? nullptr : dense->data;
+  }
+  const cross::Layout& cross_layout() const noexcept { return *d_->cross_layout; }  // derived data of the library's own
+  // Offsets [blocks + 1] of the border blocks; empty when there are none.
+  std::span<const Index> border_blocks() const noexcept { return d_->parts.border_blocks; }
+  // What detect_structure recognised, one line each ("h_bb: banded, 1 sub-diagonal").
+  const std::vector<std::string>& detected() const noexcept { return d_->detected; }
   const Border& border() const noexcept { return d_->parts.border; }
   const void* g_t() const noexcept { return g_t_; }
   const void* g_beta() const noexcept { return g_beta_; }
@@ -143,7 +268,9 @@ class ArrowSystem {
     Index total_dim = 0, max_dim = 0;
     std::vector<Index> row_offsets, block_offsets;  // [n + 1] each, ragged only
     std::vector<RowBucket> buckets;
-    std::vector<std::shared_ptr<const void>> copies;  // symmetrised parts (Symmetry::average)
+    std::vector<std::shared_ptr<const void>> copies;  // symmetrised, merged or compacted parts
+    std::vector<std::string> detected;
+    std::shared_ptr<const cross::Layout> cross_layout;
     struct LazyFingerprint;
     std::shared_ptr<LazyFingerprint> fingerprint;
   };
@@ -171,5 +298,22 @@ struct JacobianParts {
   const Index* row_index = nullptr;  // [r] or null
 };
 void normal_equations(const JacobianParts&, double* h_tt, double* h_tb, double* h_bb, double* g_t, double* g_beta);
+
+// The same when each residual block touches few border blocks: j_beta is CSR over the residual blocks (indptr [r + 1], blocks
+// of q x b_j, one after another; JacobianParts::j_beta stays null). Cost: r q (d^2 + d b + b^2) flops with b the border
+// columns that a residual block touches; nothing of size n d k or k^2 is formed.
+struct SparseNormalEquations {
+  Index n = 0, d = 0, k = 0;
+  const double* h_tt = nullptr;   // [n, d, d]
+  const double* g_t = nullptr;    // [n, d]
+  const double* g_beta = nullptr;  // [k]
+  BlockSparseCross cross;         // of each row the union of the blocks that its residual blocks touch, ascending
+  // One block-diagonal term when no residual block touches two border blocks, else one SparseBlockKroneckerBorder with
+  // p = 1 and mirror (lower blocks).
+  Border border;
+  std::shared_ptr<const void> owner;  // of all buffers
+  SystemParts parts() const;
+};
+SparseNormalEquations normal_equations(const JacobianParts&, const BlockSparseCross& j_beta);
 
 }  // namespace arrowschur

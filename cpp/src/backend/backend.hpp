@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "arrowschur/error.hpp"
 #include "arrowschur/options.hpp"
 #include "arrowschur/plan.hpp"
+#include "arrowschur/result.hpp"
 #include "arrowschur/system.hpp"
 
 namespace arrowschur::backend {
@@ -52,9 +54,19 @@ struct ExpandOutputs {
   double* residual_t = nullptr;  // [T]: A_i dt_i + B_i db + g_i, effective
   double* cross_t = nullptr;  // [k]: sum_i B_i' dt_i
   double* col_abs = nullptr;  // [k]: sum over rows of |B|
+  bool norm_is_bound = false;  // the sums over |B| are only bounds, or unknown (operator rows)
   double norm_rows = 0.0;  // max over row lines of |H|, effective
   double norm_rows_requested = 0.0;
   double residual_requested = 0.0;  // max |residual| over row lines, requested
+};
+
+// What a border solve tells about itself.
+struct BorderAccount {
+  std::optional<PcgDiagnostics> pcg;
+  bool boundary = false;            // the step ends on a trust region
+  bool truncated = false;           // ran out of budget, accepted
+  double added_ridge = 0.0;         // curvature ridge on top of the shift (10.6)
+  bool inexact = false;             // asked for by name: its accuracy is its own tolerance
 };
 
 class Frame {
@@ -76,7 +88,18 @@ class Frame {
   // ---- use; const and thread-safe ----
   virtual void own_reduction(double* wu) const = 0;  // [k]: W'u of the system's own gradient
   virtual void reduce_rhs(const double* w_t, double* wu) const = 0;  // W' L^-1 w_t; same bits as own_reduction
-  virtual void solve_border(Part, double* x, Index m) const = 0;  // x [k, m] in place
+  virtual void solve_border(double* x, Index m, BorderAccount* account = nullptr) const = 0;  // x [k, m] <- S^-1 x
+  // The border part of a step: one column, within the trust region.
+  virtual void step_border(double* x, const TrustRegionOptions&, BorderAccount&) const = 0;
+  virtual bool exact_border() const noexcept = 0;  // a factor of S exists: log_det and the root below
+  // S^-1 = G G', G k x root_rows(): z [root_rows, m] = G' x and x [k, m] = G z. A dense S = L L' has G = L^-T.
+  virtual Index root_rows() const = 0;
+  virtual bool root_is_lower() const noexcept = 0;  // G' is lower triangular (k x k): in-place use is allowed then
+  virtual void border_root(const double* x, double* z, Index m) const = 0;
+  virtual void border_root_transpose(const double* z, double* x, Index m) const = 0;
+  // (H^-1)_tt blocks of the rows (empty: all) where the frame has a way of its own; false when it has not.
+  virtual bool latent_blocks(std::span<const Index> rows, double* out) const = 0;
+  virtual bool latent_blocks_cheap() const noexcept = 0;  // latent_blocks() would return true
   virtual void schur_apply(const double* x, double* y, Index m) const = 0;  // y = S x
   // dt_i = -A_i^-1 (g_i + B_i db) and what the certificate needs; one pass over h_tb. `out` null: dt only.
   virtual void expand(const double* g_t, const double* db, double* dt, ExpandOutputs* out) const = 0;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/counters.hpp"
+#include "border/trust_region.hpp"
 #include "eliminate/expand.hpp"
 #include "eliminate/reduce.hpp"
 #include "eliminate/row_access.hpp"
@@ -94,6 +96,7 @@ BorderReport CpuFrame<T>::factor_border(const Ridges& ridges, Guards guards, boo
   for (std::size_t j = 0; j < ridges.damping_beta.size(); ++j) shift[static_cast<Index>(j)] += ridges.damping_beta[j];
   std::fill(diagonal.begin(), diagonal.end(), 0.0);
   system_.border().diagonal_add({diagonal.data(), static_cast<std::size_t>(k)});
+  count_route(Route::direct, false);
   return schur_.factor(shift.data(), diagonal.data(), guards, evidence, ridges.beta);
 }
 
@@ -118,8 +121,27 @@ void CpuFrame<T>::reduce_rhs(const double* w_t, double* wu) const {
 }
 
 template <class T>
-void CpuFrame<T>::solve_border(Part part, double* x, Index m) const {
-  schur_.solve(part, x, m);
+void CpuFrame<T>::solve_border(double* x, Index m, BorderAccount*) const {
+  schur_.solve(Part::full, x, m);
+}
+
+template <class T>
+void CpuFrame<T>::step_border(double* x, const TrustRegionOptions& trust, BorderAccount& account) const {
+  border::step_within(
+      system_.k(), x, trust, account, [&](double* y) { schur_.solve(Part::full, y, 1); },
+      [&](const double* v, double* y) { schur_.apply(v, y, 1); });
+}
+
+template <class T>
+void CpuFrame<T>::border_root(const double* x, double* z, Index m) const {
+  if (z != x) std::copy(x, x + system_.k() * m, z);
+  schur_.solve(Part::lower, z, m);
+}
+
+template <class T>
+void CpuFrame<T>::border_root_transpose(const double* z, double* x, Index m) const {
+  if (x != z) std::copy(z, z + system_.k() * m, x);
+  schur_.solve(Part::upper, x, m);
 }
 
 template <class T>
@@ -134,31 +156,7 @@ void CpuFrame<T>::expand(const double* g_t, const double* db, double* dt, Expand
 
 template <class T>
 void CpuFrame<T>::solve_rows(Part part, Index row_begin, Index row_end, double* x, Index m) const {
-  const Index base = system_.row_offset(row_begin);
-  const Index entries =
-      (row_end > row_begin ? system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base : 0) * m;
-  // The part of each group that lies inside [row_begin, row_end).
-  linalg::parallel_for_if(large(entries), static_cast<Index>(partition_.groups.size()), [&](Index g) {
-    const eliminate::Group& group = partition_.groups[static_cast<std::size_t>(g)];
-    const RowRun run = eliminate::Partition::run(system_, group);
-    const auto& f = rows_->buckets[static_cast<std::size_t>(group.bucket)];
-    const auto position = [&](Index row) {  // of the first row >= `row` of this run
-      const auto& rows = run.bucket->rows;
-      const Index first = rows.empty() ? row : std::lower_bound(rows.begin(), rows.end(), row) - rows.begin();
-      return std::clamp<Index>(first - run.first, 0, run.count);
-    };
-    const Index begin = position(row_begin), end = position(row_end);
-    if (begin >= end) return;
-    constexpr Index kBlocks = 64;
-    const Index chunk = std::max<Index>(1, std::min(kBlocks, (Index{1} << 16) / std::max<Index>(1, f.d * m)));
-    Buffer<T> values(std::min(chunk, end - begin) * f.d * m);
-    for (Index i = begin; i < end; i += chunk) {
-      const RowRun piece{run.system, run.bucket, run.first + i, std::min(chunk, end - i)};
-      piece.gather(x - base * m, values.data(), m);
-      eliminate::solve_blocks(part, f, piece.first, piece.count, values.data(), m);
-      piece.scatter(values.data(), x - base * m, m);
-    }
-  });
+  eliminate::solve_rows(system_, partition_, *rows_, part, row_begin, row_end, x, m);
 }
 
 template <class T>
@@ -225,14 +223,7 @@ void CpuFrame<T>::cross_block(Index row_begin, Index row_end, double* out) const
 
 template <class T>
 double CpuFrame<T>::log_det_rows() const {
-  // Row by row in the caller's order would need a gather; bucket order is as fixed.
-  double sum = 0.0;
-  for (const auto& f : rows_->buckets) {
-    for (Index i = 0; i < f.count; ++i) {
-      for (Index r = 0; r < f.d; ++r) sum += std::log(static_cast<double>(f.l[i * f.d * f.d + r * f.d + r]));
-    }
-  }
-  return 2.0 * sum;
+  return rows_->log_det();
 }
 
 template <class T>
@@ -242,16 +233,7 @@ double CpuFrame<T>::log_det_border() const {
 
 template <class T>
 void CpuFrame<T>::row_pivots(double& smallest, double& largest) const {
-  smallest = largest = std::numeric_limits<double>::quiet_NaN();
-  for (const auto& f : rows_->buckets) {
-    for (Index i = 0; i < f.count; ++i) {
-      for (Index r = 0; r < f.d; ++r) {
-        const double l = static_cast<double>(f.l[i * f.d * f.d + r * f.d + r]), square = l * l;
-        if (!(smallest <= square)) smallest = square;
-        if (!(largest >= square)) largest = square;
-      }
-    }
-  }
+  rows_->pivots(smallest, largest);
 }
 
 template <class T>

@@ -22,7 +22,15 @@ class CpuFrame final : public Frame {
 
   void own_reduction(double* wu) const override;
   void reduce_rhs(const double* w_t, double* wu) const override;
-  void solve_border(Part, double* x, Index m) const override;
+  void solve_border(double* x, Index m, BorderAccount* account) const override;
+  void step_border(double* x, const TrustRegionOptions&, BorderAccount&) const override;
+  bool exact_border() const noexcept override { return true; }
+  Index root_rows() const override { return system_.k(); }
+  bool root_is_lower() const noexcept override { return true; }
+  void border_root(const double* x, double* z, Index m) const override;
+  void border_root_transpose(const double* z, double* x, Index m) const override;
+  bool latent_blocks(std::span<const Index>, double*) const override { return false; }
+  bool latent_blocks_cheap() const noexcept override { return false; }
   void schur_apply(const double* x, double* y, Index m) const override;
   void expand(const double* g_t, const double* db, double* dt, ExpandOutputs* out) const override;
   void solve_rows(Part, Index row_begin, Index row_end, double* x, Index m) const override;

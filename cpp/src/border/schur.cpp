@@ -4,9 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include <Eigen/Eigenvalues>
-
-#include "arrowschur/fixtures.hpp"
+#include "border/equilibration.hpp"
+#include "linalg/blas.hpp"
 #include "linalg/cholesky.hpp"
 #include "linalg/condition.hpp"
 #include "linalg/kernels.hpp"
@@ -22,7 +21,6 @@ using linalg::Buffer;
 using linalg::kTile;
 
 constexpr Index kParallelFrom = 512;  // columns
-constexpr int kLanczosSteps = 32;
 
 template <class T>
 constexpr double epsilon() {
@@ -59,6 +57,7 @@ void SchurFactor<T>::keep_schur() {
   });
   for (Index a = 0; a < k_; ++a) diagonal_[a] = s_[a * ld_ + a];
   lower_is_schur_ = true;
+  inverse_diagonal_ = {};
 }
 
 template <class T>
@@ -132,19 +131,12 @@ BorderReport SchurFactor<T>::factor(const double* shift, const double* border_di
     return report;
   };
 
-  // Exponents of D, and the 1-norm of E.
-  Buffer<double> inverse_scale(k_), sums(k_);
-  double norm = 0.0;
-  int lowest = std::numeric_limits<int>::max(), highest = std::numeric_limits<int>::min();
-  for (Index a = 0; a < k_; ++a) {
-    const double s = static_cast<double>(s_[a * ld_ + a]), m = border_diagonal[a] + shift[a];
-    const double floor = 8.0 * epsilon<T>() * (std::abs(m) + std::abs(m - s));
-    const double size = std::max(std::abs(s), floor);
-    const int exponent = size > 0.0 && std::isfinite(size) ? static_cast<int>(std::lround(0.5 * std::log2(size))) : 0;
-    lowest = std::min(lowest, exponent);
-    highest = std::max(highest, exponent);
-    inverse_scale[a] = std::ldexp(1.0, -exponent);
-  }
+  const Equilibration scale = equilibrate<T>(
+      k_, [&](Index a) { return static_cast<double>(s_[a * ld_ + a]); },
+      [&](Index a) { return border_diagonal[a] + shift[a]; });
+  const Buffer<double>& inverse_scale = scale.inverse;
+  Buffer<double> sums(k_);
+  double norm = 0.0;  // of E
   const bool estimate = guards == Guards::relative && !evidence;
   if (estimate) {
     off_diagonal_sums(inverse_scale.data(), sums.data());
@@ -156,9 +148,6 @@ BorderReport SchurFactor<T>::factor(const double* shift, const double* border_di
   }
   if (!finite) return fail(SchurFailure::non_finite, -1);
 
-  // Squares of entries of L beyond the exponent range: factor E itself and scale back.
-  const int range = std::numeric_limits<T>::max_exponent / 4;
-  const bool scaled = highest > range || lowest < -range;
   const auto scale_rows = [&](bool forward) {
     for (Index i = 0; i < k_; ++i) {
       for (Index j = 0; j <= i; ++j) {
@@ -167,11 +156,11 @@ BorderReport SchurFactor<T>::factor(const double* shift, const double* border_di
       }
     }
   };
-  if (scaled) scale_rows(true);
+  if (scale.needed) scale_rows(true);
   lower_is_schur_ = false;
   const auto bad = linalg::cholesky(k_, s_.data());
   if (bad) return fail(SchurFailure::non_pd, bad->index);
-  if (scaled) scale_rows(false);
+  if (scale.needed) scale_rows(false);
 
   if (guards == Guards::absolute) {
     double smallest = 0.0, largest = 0.0;
@@ -192,67 +181,16 @@ BorderReport SchurFactor<T>::factor(const double* shift, const double* border_di
   return report;
 }
 
-// Advice for the next ridge_beta. Absolute: the Gershgorin edge of S. Relative: from its extreme eigenvalues, so that
-// the most negative curvature -c becomes about +c.
 template <class T>
 double SchurFactor<T>::suggest(Guards guards, double ridge_beta) const {
   if (guards == Guards::absolute) {
     Buffer<double> sums(k_);
     off_diagonal_sums(nullptr, sums.data());
-    double edge = std::numeric_limits<double>::infinity(), scale = 0.0;
-    for (Index a = 0; a < k_; ++a) {
-      const double s = static_cast<double>(diagonal_[a]) + shift_[a];
-      edge = std::min(edge, s - sums[a]);
-      scale = std::max(scale, std::abs(s));
-    }
-    const double deficit = std::max(0.0, -edge);
-    return ridge_beta + deficit + static_cast<double>(k_) * 0x1p-25 * (scale + ridge_beta + deficit);
+    return gershgorin_ridge(
+        k_, [&](Index a) { return static_cast<double>(diagonal_[a]) + shift_[a]; }, sums.data(), ridge_beta);
   }
-  double smallest = 0.0, largest = 0.0;
-  extreme_eigenvalues(smallest, largest);
-  const double radius = std::max(std::abs(smallest), std::abs(largest));
-  return ridge_beta + 2.0 * std::max(0.0, -smallest) + radius / (epsilon<T>() < 1e-12 ? 0x1p26 : 0x1p11);
-}
-
-// Lanczos with full reorthogonalisation from a fixed start vector.
-template <class T>
-void SchurFactor<T>::extreme_eigenvalues(double& smallest, double& largest) const {
-  const int steps = static_cast<int>(std::min<Index>(kLanczosSteps, k_));
-  Buffer<double> basis((steps + 1) * k_);
-  fixtures::SplitMix64 random(1);
-  double norm = 0.0;
-  for (Index a = 0; a < k_; ++a) {
-    basis[a] = random.signed_unit();
-    norm += basis[a] * basis[a];
-  }
-  for (Index a = 0; a < k_; ++a) basis[a] /= std::sqrt(norm);
-  Eigen::VectorXd alpha(steps), beta(steps);
-  int done = 0;
-  for (int j = 0; j < steps; ++j) {
-    const double* q = basis.data() + j * k_;
-    double* w = basis.data() + (j + 1) * k_;
-    apply(q, w, 1);
-    double size = 0.0, rest = 0.0;
-    for (Index a = 0; a < k_; ++a) size += w[a] * w[a];
-    for (int pass = 0; pass < 2; ++pass) {
-      for (int i = j; i >= 0; --i) {
-        const double* v = basis.data() + i * k_;
-        double dot = 0.0;
-        for (Index a = 0; a < k_; ++a) dot += v[a] * w[a];
-        for (Index a = 0; a < k_; ++a) w[a] -= dot * v[a];
-        if (i == j) alpha[j] = pass == 0 ? dot : alpha[j] + dot;
-      }
-    }
-    for (Index a = 0; a < k_; ++a) rest += w[a] * w[a];
-    done = j + 1;
-    if (!(rest > 1e-28 * size)) break;  // an invariant subspace
-    beta[j] = std::sqrt(rest);
-    for (Index a = 0; a < k_; ++a) w[a] /= beta[j];
-  }
-  Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> eigen;
-  eigen.computeFromTridiagonal(alpha.head(done), beta.head(std::max(done - 1, 0)), Eigen::EigenvaluesOnly);
-  smallest = eigen.eigenvalues().minCoeff();
-  largest = eigen.eigenvalues().maxCoeff();
+  const auto extremes = linalg::extreme_eigenvalues(k_, [this](const double* x, double* y) { apply(x, y, 1); });
+  return curvature_ridge(extremes, ridge_beta, epsilon<T>() < 1e-12 ? 0x1p26 : 0x1p11);
 }
 
 template <class T>
@@ -317,6 +255,80 @@ void SchurFactor<T>::apply(const double* x, double* y, Index m) const {
       y[a * m + c] = sum;
     }
   }
+}
+
+// In two sweeps over tile columns of the upper triangle, each tile being used for the last time when it is replaced:
+//
+//     X = L^-T:      column j is the solution of  L[0:j, 0:j]' X[0:j, j] = -L[j, 0:j]' X_jj,  X_jj = L_jj^-T
+//     S^-1 = X X':   tile (i, c), i <= c, is  sum over l >= c of X_il X_cl';  columns in ascending order
+//
+// (LAPACK's trtri and lauum by blocks, with L left in place.) Tiles on the diagonal live in the strict upper triangle
+// and inverse_diagonal_.
+template <class T>
+void SchurFactor<T>::invert() {
+  constexpr Index kRows = 2 * kTile;  // rows of a column that one task replaces
+  const Index tiles = tiles_of(k_);
+  const linalg::BlasTable<T>& blas = linalg::blas_table<T>();
+  Buffer<T> diagonal(k_);
+  T* s = s_.data();
+  const auto load_diagonal_tile = [&](Index begin, Index width, T* tile) {
+    for (Index i = 0; i < width; ++i) {
+      std::fill(tile + i * width, tile + i * width + i, T(0));
+      tile[i * width + i] = diagonal[begin + i];
+      for (Index j = i + 1; j < width; ++j) tile[i * width + j] = s[(begin + i) * ld_ + begin + j];
+    }
+  };
+  const auto store_diagonal_tile = [&](Index begin, Index width, const T* tile) {
+    for (Index i = 0; i < width; ++i) {
+      diagonal[begin + i] = tile[i * width + i];
+      for (Index j = i + 1; j < width; ++j) s[(begin + i) * ld_ + begin + j] = tile[i * width + j];
+    }
+  };
+
+  // BLAS is column-major: it sees X' and L'.
+  linalg::parallel_for_if(k_ >= kParallelFrom, tiles, [&](Index task) {
+    const Index begin = (tiles - 1 - task) * kTile, width = std::min(k_, begin + kTile) - begin;  // longest first
+    Buffer<T> tile(width * width);
+    std::fill(tile.begin(), tile.end(), T(0));
+    for (Index i = 0; i < width; ++i) tile[i * width + i] = T(1);
+    const T* l = s + begin * ld_;
+    blas.trsm('R', 'U', 'T', width, width, T(1), l + begin, ld_, tile.data(), width);
+    if (begin > 0) {
+      blas.gemm('N', 'T', width, begin, width, T(-1), tile.data(), width, l, ld_, T(0), s + begin, ld_);
+      blas.trsm('R', 'U', 'T', width, begin, T(1), s, ld_, s + begin, ld_);
+    }
+    store_diagonal_tile(begin, width, tile.data());
+  });
+
+  Buffer<T> pivot(kTile * kTile);
+  for (Index c = 0; c < tiles; ++c) {
+    linalg::poll_interrupt();
+    const Index begin = c * kTile, end = std::min(k_, begin + kTile), width = end - begin;
+    load_diagonal_tile(begin, width, pivot.data());
+    const Index above = (begin + kRows - 1) / kRows;
+    linalg::parallel_for_if(k_ >= kParallelFrom, above + 1, [&](Index task) {
+      const bool on_diagonal = task == 0;
+      const Index first = on_diagonal ? begin : (task - 1) * kRows;
+      const Index rows = on_diagonal ? width : std::min(begin, first + kRows) - first;
+      Buffer<T> old(rows * width), own(on_diagonal ? width * width : 0);
+      if (on_diagonal) {
+        std::copy(pivot.data(), pivot.data() + width * width, old.data());
+      } else {
+        for (Index i = 0; i < rows; ++i) {
+          std::copy_n(s + (first + i) * ld_ + begin, width, old.data() + i * width);
+        }
+      }
+      T* out = on_diagonal ? own.data() : s + first * ld_ + begin;
+      const Index ldo = on_diagonal ? width : ld_;
+      blas.gemm('T', 'N', width, rows, width, T(1), pivot.data(), width, old.data(), width, T(0), out, ldo);
+      if (end < k_) {
+        blas.gemm('T', 'N', width, rows, k_ - end, T(1), s + begin * ld_ + end, ld_, s + first * ld_ + end, ld_, T(1),
+                  out, ldo);
+      }
+      if (on_diagonal) store_diagonal_tile(begin, width, own.data());
+    });
+  }
+  inverse_diagonal_ = std::move(diagonal);
 }
 
 template <class T>

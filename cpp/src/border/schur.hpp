@@ -1,13 +1,11 @@
 // The dense Schur complement and its Cholesky factor, in one buffer.
 //
 //        lower triangle: S_0, then L              S = S_0 + ridge_beta I + diag(damping_beta) = L L'
-//        strict upper triangle: S_0 transposed    (kept: S x, other ridges, and the advice after a failure need it)
+//        strict upper triangle: S_0 transposed    (kept: S x, other ridges, and the advice after a failure need it),
+//                               or S^-1 after invert()
 //        diagonal(): the diagonal of S_0
 //
-// Equilibration (E1): E = D^-1 S D^-1 with d_a = 2^round(log2 sqrt(max(|S_aa|, f_a))), f_a = 8 eps (|M_aa| + |M_aa -
-// S_aa|). Powers of two scale exactly, so the Cholesky factor of E is D^-1 L entry by entry and bit by bit: the
-// scaling is carried out only where its exponents could over- or underflow, and otherwise enters the condition
-// estimate alone.
+// Equilibrated as equilibration.hpp says.
 #pragma once
 
 #include "arrowschur/options.hpp"
@@ -38,7 +36,16 @@ class SchurFactor {
   void apply(const double* x, double* y, Index m) const;  // y = S x
   double log_det() const;
   void pivots(double& smallest, double& largest) const;
-  Index nbytes() const noexcept { return s_.nbytes() + diagonal_.nbytes() + shift_.nbytes(); }
+  Index nbytes() const noexcept {
+    return s_.nbytes() + diagonal_.nbytes() + shift_.nbytes() + inverse_diagonal_.nbytes();
+  }
+
+  // S^-1 above the diagonal, in place of S_0 (2/3 k^3 flops); L stays. After that apply(), factor() and
+  // unfactored_copy() need S_0 anew: fill the lower triangle and call keep_schur().
+  void invert();
+  bool inverted() const noexcept { return inverse_diagonal_.size() > 0; }
+  const T* inverse_row(Index i) const noexcept { return s_.data() + i * ld_; }  // entries j > i of S^-1[i, :]
+  T inverse_diagonal(Index i) const noexcept { return inverse_diagonal_[i]; }
 
  private:
   T upper(Index i, Index j) const { return s_[j * ld_ + i]; }  // S_0[i, j] for i > j
@@ -46,13 +53,13 @@ class SchurFactor {
   // Absolute row sums of D^-1 (S_0 + shift) D^-1, D by its reciprocals (null: 1); off the diagonal only.
   void off_diagonal_sums(const double* inverse_scale, double* sums) const;
   double suggest(Guards, double ridge_beta) const;
-  void extreme_eigenvalues(double& smallest, double& largest) const;  // 32 Lanczos steps
 
   Index k_ = 0, ld_ = 0;
   bool lower_is_schur_ = false;
   linalg::Buffer<T> s_;
   linalg::Buffer<T> diagonal_;  // of S_0
   linalg::Buffer<double> shift_;  // [k]
+  linalg::Buffer<T> inverse_diagonal_;  // of S^-1, when it stands above the diagonal
 };
 
 }  // namespace arrowschur::border

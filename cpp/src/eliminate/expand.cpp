@@ -21,12 +21,13 @@ constexpr Index kChunkBytes = Index{256} << 10;  // rows of h_tb that are read t
 // Returns the largest absolute row sum of the group's lines (0 without norms).
 template <class T, class In>
 double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g_t, const double* db, double* dt,
-                    backend::ExpandOutputs* out, double* cross, double* col_abs, double* lines) {
+                    backend::ExpandOutputs* out, const CrossProducts* products, double* cross, double* col_abs,
+                    double* lines) {
   const ArrowSystem& s = *run.system;
   const In* h_tt = static_cast<const In*>(s.h_tt());
   const In* h_tb = static_cast<const In*>(s.h_tb());
   const auto& data = linalg::kernels().data<In>();
-  const Index d = f.d, k = s.k();
+  const Index d = f.d, k = products == nullptr ? s.k() : 0;
   const Index fit = kChunkBytes / (std::max<Index>(1, d * k) * static_cast<Index>(sizeof(In)));
   const Index chunk = std::clamp<Index>(fit, 1, kBlocks), rows = chunk * d;
   const bool norms = out != nullptr && out->norms;
@@ -40,9 +41,14 @@ double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g
   for (Index i0 = 0; i0 < run.count; i0 += chunk) {
     const RowRun part{run.system, run.bucket, run.first + i0, std::min(chunk, run.count - i0)};
     const Index live = part.rows();
-    part.stretches([&](Index i, Index count) {
-      data.rows_dot(count * d, k, h_tb + part.offset(i) * k, k, db, z + i * d, norms ? row_abs + i * d : nullptr);
-    });
+    if (products != nullptr) {
+      part.gather(products->z, z);
+      if (norms) part.gather(products->row_abs, row_abs);
+    } else {
+      part.stretches([&](Index i, Index count) {
+        data.rows_dot(count * d, k, h_tb + part.offset(i) * k, k, db, z + i * d, norms ? row_abs + i * d : nullptr);
+      });
+    }
     part.gather(g_t, g);
     if (out != nullptr && out->given) {
       part.gather(dt, step);
@@ -65,6 +71,7 @@ double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g
       }
       if (lines != nullptr) part.scatter(block_abs, lines);
     }
+    if (products != nullptr) continue;
     part.stretches([&](Index i, Index count) {
       data.rows_axpy(count * d, k, h_tb + part.offset(i) * k, k, step + i * d, cross, norms ? col_abs : nullptr);
     });
@@ -76,8 +83,8 @@ double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g
 
 template <class T>
 void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* g_t, const double* db,
-            double* dt, backend::ExpandOutputs* out) {
-  const Index k = s.k();
+            double* dt, backend::ExpandOutputs* out, const CrossProducts* products) {
+  const Index k = products == nullptr ? s.k() : 0;  // columns that are summed here
   const auto groups = static_cast<Index>(p.groups.size());
   const bool norms = out != nullptr && out->norms;
   Buffer<double> cross(out == nullptr ? 0 : groups * k), col_abs(norms ? groups * k : 0);
@@ -87,19 +94,19 @@ void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows,
   linalg::parallel_for_if(p.parallel, groups, [&](Index g) {
     const Group& group = p.groups[static_cast<std::size_t>(g)];
     const auto& f = rows.buckets[static_cast<std::size_t>(group.bucket)];
-    double* own_cross = out == nullptr ? nullptr : cross.data() + g * k;
-    double* own_abs = norms ? col_abs.data() + g * k : nullptr;
-    if (out != nullptr) std::fill(own_cross, own_cross + k, 0.0);
-    if (norms) std::fill(own_abs, own_abs + k, 0.0);
+    double* own_cross = out == nullptr || k == 0 ? nullptr : cross.data() + g * k;
+    double* own_abs = norms && k > 0 ? col_abs.data() + g * k : nullptr;
+    if (own_cross != nullptr) std::fill(own_cross, own_cross + k, 0.0);
+    if (own_abs != nullptr) std::fill(own_abs, own_abs + k, 0.0);
     const RowRun run = Partition::run(s, group);
     norm_rows[g] = s.dtype() == DType::float64
-                       ? expand_group<T, double>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data())
-                       : expand_group<T, float>(run, f, g_t, db, dt, out, own_cross, own_abs, lines.data());
+                       ? expand_group<T, double>(run, f, g_t, db, dt, out, products, own_cross, own_abs, lines.data())
+                       : expand_group<T, float>(run, f, g_t, db, dt, out, products, own_cross, own_abs, lines.data());
   });
   if (out == nullptr) return;
-  linalg::sum_partials(k, groups, k, cross.data(), out->cross_t);
+  if (products == nullptr) linalg::sum_partials(k, groups, k, cross.data(), out->cross_t);
   if (norms) {
-    linalg::sum_partials(k, groups, k, col_abs.data(), out->col_abs);
+    if (products == nullptr) linalg::sum_partials(k, groups, k, col_abs.data(), out->col_abs);
     out->norm_rows = 0.0;
     for (Index g = 0; g < groups; ++g) out->norm_rows = worse(out->norm_rows, norm_rows[g]);
     out->norm_rows_requested = out->norm_rows;
@@ -141,7 +148,7 @@ void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows,
 
 #define ARROWSCHUR_INSTANTIATE(T)                                                                                   \
   template void expand<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double*, const double*, \
-                          double*, backend::ExpandOutputs*);
+                          double*, backend::ExpandOutputs*, const CrossProducts*);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)
 #undef ARROWSCHUR_INSTANTIATE

@@ -8,8 +8,15 @@
 
 namespace arrowschur::eliminate {
 
+// Products with a cross block that is not dense: made for all rows at once before and after (system/cross.hpp).
+struct CrossProducts {
+  const double* z = nullptr;        // [T]: B db
+  const double* row_abs = nullptr;  // [T]: absolute row sums of B; null without norms
+};
+
+// With `products` the cross block itself is not touched: the caller fills out->cross_t and out->col_abs.
 template <class T>
 void expand(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double* g_t, const double* db, double* dt,
-            backend::ExpandOutputs* out);
+            backend::ExpandOutputs* out, const CrossProducts* products = nullptr);
 
 }  // namespace arrowschur::eliminate

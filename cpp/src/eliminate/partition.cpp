@@ -14,15 +14,17 @@ constexpr double kSerialFlops = 1 << 25;  // T k^2 below which waking helpers co
 
 Partition Partition::make(const ArrowSystem& system) {
   Partition p;
-  const Index t = system.total_dim(), k = system.k();
+  // Other forms than a dense cross block have no columns to share: their rows are grouped as on a wide border.
+  const bool dense = system.h_tb() != nullptr;
+  const Index t = system.total_dim(), k = dense ? system.k() : system.max_dim();
   const double flops = static_cast<double>(t) * static_cast<double>(k) * static_cast<double>(k);
-  const bool small = t * std::max<Index>(k, 1) < linalg::kParallelWork && flops < kSerialFlops;
+  const bool small = t * std::max<Index>(k, 1) < linalg::kParallelWork / (dense ? 1 : 8) && flops < kSerialFlops;
   p.parallel = !small;
   // The partials (16 k^2) may cost at most half of what the cross block holds (T k).
-  p.thin = k <= kThinBorder && (small || t >= 2 * kThinGroups * k);
+  p.thin = dense && k <= kThinBorder && (small || t >= 2 * kThinGroups * k);
 
   Index flat_row = 0;
-  Index target = kWideRows;
+  Index target = dense ? kWideRows : 4 * kWideRows;
   if (p.thin) target = small ? std::max<Index>(t, 1) : (t + kThinGroups - 1) / kThinGroups;
   for (std::size_t b = 0; b < system.buckets().size(); ++b) {
     const RowBucket& bucket = system.buckets()[b];

@@ -205,6 +205,62 @@ bool refactor_row(const ArrowSystem& s, const Ridges& ridges, Guards guards, Ind
 }  // namespace
 
 template <class T>
+double RowFactors<T>::log_det() const {
+  double sum = 0.0;
+  for (const auto& f : buckets) {
+    for (Index i = 0; i < f.count; ++i) {
+      for (Index r = 0; r < f.d; ++r) sum += std::log(static_cast<double>(f.l[i * f.d * f.d + r * f.d + r]));
+    }
+  }
+  return 2.0 * sum;
+}
+
+template <class T>
+void RowFactors<T>::pivots(double& smallest, double& largest) const {
+  smallest = largest = std::numeric_limits<double>::quiet_NaN();
+  for (const auto& f : buckets) {
+    for (Index i = 0; i < f.count; ++i) {
+      for (Index r = 0; r < f.d; ++r) {
+        const double l = static_cast<double>(f.l[i * f.d * f.d + r * f.d + r]), square = l * l;
+        if (!(smallest <= square)) smallest = square;
+        if (!(largest >= square)) largest = square;
+      }
+    }
+  }
+}
+
+template <class T>
+void solve_rows(const ArrowSystem& s, const Partition& partition, const RowFactors<T>& rows, Part part, Index row_begin,
+                Index row_end, double* x, Index m) {
+  const Index base = s.row_offset(row_begin);
+  const Index entries = (row_end > row_begin ? s.row_offset(row_end - 1) + s.row_dim(row_end - 1) - base : 0) * m;
+  // The part of each group that lies inside [row_begin, row_end).
+  linalg::parallel_for_if(
+      entries >= linalg::kParallelWork, static_cast<Index>(partition.groups.size()), [&](Index g) {
+        const Group& group = partition.groups[static_cast<std::size_t>(g)];
+        const RowRun run = Partition::run(s, group);
+        const auto& f = rows.buckets[static_cast<std::size_t>(group.bucket)];
+        const auto position = [&](Index row) {  // of the first row >= `row` of this run
+          const auto& listed = run.bucket->rows;
+          const Index first =
+              listed.empty() ? row : std::lower_bound(listed.begin(), listed.end(), row) - listed.begin();
+          return std::clamp<Index>(first - run.first, 0, run.count);
+        };
+        const Index begin = position(row_begin), end = position(row_end);
+        if (begin >= end) return;
+        constexpr Index kBlocks = 64;
+        const Index chunk = std::max<Index>(1, std::min(kBlocks, (Index{1} << 16) / std::max<Index>(1, f.d * m)));
+        Buffer<T> values(std::min(chunk, end - begin) * f.d * m);
+        for (Index i = begin; i < end; i += chunk) {
+          const RowRun piece{run.system, run.bucket, run.first + i, std::min(chunk, end - i)};
+          piece.gather(x - base * m, values.data(), m);
+          solve_blocks(part, f, piece.first, piece.count, values.data(), m);
+          piece.scatter(values.data(), x - base * m, m);
+        }
+      });
+}
+
+template <class T>
 Index RowFactors<T>::nbytes() const {
   Index bytes = 0;
   for (const auto& b : buckets) bytes += b.l.nbytes() + b.inv.nbytes() + b.shift.nbytes();
@@ -291,6 +347,8 @@ void solve_blocks(Part part, const BucketFactor<T>& f, Index first, Index count,
   template struct RowFactors<T>;                                                                  \
   template backend::RowReport factor_rows<T>(const ArrowSystem&, const Partition&, const Ridges&, \
                                              const backend::RowPolicy&, RowFactors<T>&);          \
+  template void solve_rows<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, Part, Index, Index, double*, \
+                              Index);                                                             \
   template void solve_blocks<T>(Part, const BucketFactor<T>&, Index, Index, T*, Index);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)

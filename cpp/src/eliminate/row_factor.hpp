@@ -31,6 +31,8 @@ struct RowFactors {
   std::vector<BucketFactor<T>> buckets;  // as system.buckets()
   std::vector<LiftedRow> lifted;         // ascending rows
   Index nbytes() const;
+  double log_det() const;  // sum_i log|A_i|, bucket by bucket
+  void pivots(double& smallest, double& largest) const;  // squared diagonals; NaN when there are none
 };
 
 // Factors every row; rows that the policy wants lifted get a ridge of their own (row_lift.cpp). On failure the factors
@@ -38,6 +40,12 @@ struct RowFactors {
 template <class T>
 backend::RowReport factor_rows(const ArrowSystem&, const Partition&, const Ridges&, const backend::RowPolicy&,
                                RowFactors<T>& out);
+
+// x_i <- L_i^-1 x_i, L_i^-T x_i or A_i^-1 x_i for the rows [row_begin, row_end) in the caller's order: x holds only those
+// rows, [flat rows, m].
+template <class T>
+void solve_rows(const ArrowSystem&, const Partition&, const RowFactors<T>&, backend::Part part, Index row_begin,
+                Index row_end, double* x, Index m);
 
 // x_i <- L_i^-1 x_i, L_i^-T x_i or A_i^-1 x_i for blocks [first, first + count) of a bucket; x is [count * d, m].
 template <class T>

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "eliminate/row_access.hpp"
+#include "system/cross.hpp"
 #include "system/scale.hpp"
 
 namespace arrowschur::eliminate {
@@ -40,7 +41,7 @@ struct Coupling {
   double weighted = 0.0, frobenius = 0.0, smallest_border = std::numeric_limits<double>::infinity();
 };
 Coupling coupling_of(const ArrowSystem& s, const Ridges& ridges, Index row) {
-  const Index k = s.k(), d = s.row_dim(row);
+  const Index k = s.k();
   std::vector<double> m(static_cast<std::size_t>(k), ridges.beta);
   s.border().diagonal_add(m);
   Coupling c;
@@ -49,15 +50,8 @@ Coupling coupling_of(const ArrowSystem& s, const Ridges& ridges, Index row) {
     if (!ridges.damping_beta.empty()) entry += ridges.damping_beta[static_cast<std::size_t>(j)];
     if (entry > 0.0) c.smallest_border = std::min(c.smallest_border, entry);
   }
-  with_storage(s.dtype(), s.h_tb(), [&](const auto* data) {
-    const auto* b = data + s.row_offset(row) * k;
-    for (Index j = 0; j < k; ++j) {
-      double squares = 0.0;
-      for (Index r = 0; r < d; ++r) squares += static_cast<double>(b[r * k + j]) * static_cast<double>(b[r * k + j]);
-      c.frobenius += squares;
-      if (m[static_cast<std::size_t>(j)] > 0.0) c.weighted += squares / m[static_cast<std::size_t>(j)];
-    }
-  });
+  c.weighted = cross::coupling(s, row, m.data());
+  c.frobenius = cross::row_norm_sq(s, row);
   return c;
 }
 

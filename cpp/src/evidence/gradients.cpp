@@ -12,6 +12,7 @@
 #include "linalg/pool.hpp"
 #include "linalg/rank_update.hpp"
 #include "newton/factor_impl.hpp"
+#include "system/cross.hpp"
 
 namespace arrowschur {
 namespace {
@@ -43,6 +44,39 @@ double row_dot(Index m, const double* x, const double* y) {
   double sum = 0.0;
   for (Index s = 0; s < m; ++s) sum += x[s] * y[s];
   return sum;
+}
+
+// f(first flat row, first column, rows, columns, first value) for every block of the rows [begin, end).
+template <class F>
+void for_each_block(const ArrowSystem& s, const BlockSparseCross& cross, F&& f, Index begin, Index end) {
+  const auto width = [&](Index block) {
+    const auto b = static_cast<std::size_t>(block);
+    return cross.block_offsets[b + 1] - cross.block_offsets[b];
+  };
+  Index at = 0;
+  for (Index i = 0; i < end; ++i) {
+    for (Index e = cross.indptr[i]; e < cross.indptr[i + 1]; ++e) {
+      const Index cols = width(cross.block_index[e]);
+      if (i >= begin) {
+        f(s.row_offset(i), cross.block_offsets[static_cast<std::size_t>(cross.block_index[e])], s.row_dim(i), cols, at);
+      }
+      at += s.row_dim(i) * cols;
+    }
+  }
+}
+template <class F>
+void for_each_block(const ArrowSystem& s, const BlockSparseCross& cross, F&& f) {
+  for_each_block(s, cross, f, 0, s.n());
+}
+
+// Entries of the gradient with respect to the cross block.
+Index cross_entries(const ArrowSystem& s, const char* feature, Route route) {
+  if (s.h_tb() != nullptr || s.total_dim() == 0 || s.k() == 0) return s.total_dim() * s.k();
+  if (!std::holds_alternative<BlockSparseCross>(s.cross())) {
+    throw UnsupportedConfiguration(std::string(feature) + " with a Kronecker or operator cross block", to_string(route),
+                                   "the gradient is available for dense and block-sparse cross blocks");
+  }
+  return cross::stored_entries(s);
 }
 
 }  // namespace
@@ -84,9 +118,16 @@ SystemGradient ArrowFactor::vjp(std::span<const double> x_t, std::span<const dou
         }
       });
 
-  g.h_tb = zeros(total * k);
+  g.h_tb = zeros(cross_entries(system, "vjp", impl_->diagnostics.plan.route));
+  if (const auto* sparse = std::get_if<BlockSparseCross>(&system.cross())) {
+    for_each_block(system, *sparse, [&](Index row, Index col, Index rows, Index cols, Index at) {
+      outer_sum(rows, cols, m, -1.0, lam_t + row * m, xb + col * m, xt + row * m, lam_b + col * m, g.h_tb.data() + at,
+                cols);
+    });
+  }
   const Index row_tiles = (total + kRowTile - 1) / kRowTile, column_tiles = (k + kColumnTile - 1) / kColumnTile;
-  linalg::parallel_for_if(total * k * m >= linalg::kParallelWork, row_tiles * column_tiles, [&](Index task) {
+  const Index dense_tasks = system.h_tb() == nullptr ? 0 : row_tiles * column_tiles;
+  linalg::parallel_for_if(total * k * m >= linalg::kParallelWork, dense_tasks, [&](Index task) {
     const Index r = task / column_tiles * kRowTile, c = task % column_tiles * kColumnTile;
     outer_sum(std::min(kRowTile, total - r), std::min(kColumnTile, k - c), m, -1.0, lam_t + r * m, xb + c * m,
               xt + r * m, lam_b + c * m, g.h_tb.data() + r * k + c, k);
@@ -113,13 +154,29 @@ SystemGradient ArrowFactor::log_det_vjp(FactorSet set) const {
 
   SystemGradient g;
   g.h_tt = zeros(system.block_offset(n));
-  g.h_tb = zeros(system.total_dim() * k);
+  g.h_tb = zeros(cross_entries(system, "log_det_vjp", impl_->diagnostics.plan.route));
   g.h_bb = zeros(k * k);
-  for (evidence::LatentBatches batches(impl_->frame(set), evidence::RowList(system, {})); batches.next();) {
+  const auto* sparse = std::get_if<BlockSparseCross>(&system.cross());
+  std::vector<double> dense;  // A^-1 B S^-1 of a batch, of which the pattern is kept
+  for (evidence::LatentBatches batches(impl_->exact_frame(set, "log_det_vjp"), evidence::RowList(system, {})); batches.next();) {
     const Index first = batches.batch().begin;
     batches.solve_z();
     batches.blocks(g.h_tt.data() + system.block_offset(first));
-    batches.cross(g.h_tb.data() + system.row_offset(first) * k, -2.0);
+    if (sparse == nullptr) {
+      batches.cross(g.h_tb.data() + system.row_offset(first) * k, -2.0);
+      continue;
+    }
+    dense.resize(static_cast<std::size_t>(batches.batch().flat * k));
+    batches.cross(dense.data(), -2.0);
+    const Index base = system.row_offset(first);
+    for_each_block(
+        system, *sparse,
+        [&](Index row, Index col, Index rows, Index cols, Index at) {
+          for (Index r = 0; r < rows; ++r) {
+            std::copy_n(dense.data() + (row - base + r) * k + col, cols, g.h_tb.data() + at + r * cols);
+          }
+        },
+        first, batches.batch().end);
   }
   border_inverse_block({}, g.h_bb, set);
   g.ridge_t = evidence::trace_of_blocks(system, g.h_tt);

@@ -43,7 +43,7 @@ Index batch_columns(Index k) noexcept {
 }
 
 LatentBatches::LatentBatches(const backend::Frame& frame, RowList rows)
-    : frame_(frame), rows_(rows), k_(frame.system().k()) {}
+    : frame_(frame), rows_(rows), k_(frame.system().k()), root_rows_(frame.root_rows()) {}
 
 bool LatentBatches::next() {
   linalg::poll_interrupt();
@@ -75,7 +75,8 @@ bool LatentBatches::next() {
 
 void LatentBatches::solve_z() {
   if (k_ == 0 || batch_.flat == 0) return;
-  double* out = grow(z_, k_ * batch_.flat).data();
+  const bool in_place = frame_.root_is_lower();
+  double* out = grow(in_place ? z_ : x_, k_ * batch_.flat).data();
   linalg::parallel_for_if(batch_.flat * k_ >= linalg::kParallelWork, static_cast<Index>(pieces_.size()),
                           [&](Index task) {
                             const RowPiece& piece = pieces_[static_cast<std::size_t>(task)];
@@ -85,7 +86,7 @@ void LatentBatches::solve_z() {
                             frame_.solve_rows(Part::full, piece.row_begin, piece.row_end, y.data(), k_);
                             transpose(piece.flat, k_, y.data(), out + piece.first, batch_.flat);
                           });
-  frame_.solve_border(Part::lower, out, batch_.flat);
+  frame_.border_root(out, in_place ? out : grow(z_, root_rows_ * batch_.flat).data(), batch_.flat);
 }
 
 void LatentBatches::solve_v() {
@@ -119,7 +120,7 @@ void LatentBatches::diagonal(double* out) {
     }
     flat += d;
   }
-  if (k_ > 0) add_column_squares(k_, batch_.flat, z_.data(), out);
+  if (k_ > 0) add_column_squares(root_rows_, batch_.flat, z_.data(), out);
 }
 
 void LatentBatches::blocks(double* out) {
@@ -149,7 +150,7 @@ void LatentBatches::blocks(double* out) {
         if (!small(g) || g.columns == 0) return;
         double gram[kGroup * kGroup] = {};
         if (k_ > 0) {
-          linalg::blas_table<double>().gemm('N', 'T', g.columns, g.columns, k_, 1.0, z_.data() + g.flat, batch_.flat,
+          linalg::blas_table<double>().gemm('N', 'T', g.columns, g.columns, root_rows_, 1.0, z_.data() + g.flat, batch_.flat,
                                             z_.data() + g.flat, batch_.flat, 0.0, gram, g.columns);
         }
         Index column = 0;
@@ -171,7 +172,7 @@ void LatentBatches::blocks(double* out) {
   for (const Group& g : groups) {  // large blocks, one at a time on all threads
     if (small(g)) continue;
     double* block = out + g.entries;
-    gram_lower(k_, g.columns, z_.data() + g.flat, batch_.flat, block);
+    gram_lower(root_rows_, g.columns, z_.data() + g.flat, batch_.flat, block);
     gram_lower(g.columns, g.columns, v_.data() + g.flat * width, width, block, /*add=*/true);
     mirror_lower(g.columns, block);
   }
@@ -179,8 +180,9 @@ void LatentBatches::blocks(double* out) {
 
 void LatentBatches::cross(double* out, double scale) {
   if (k_ == 0 || batch_.flat == 0) return;
-  frame_.solve_border(Part::upper, z_.data(), batch_.flat);
-  transpose(k_, batch_.flat, z_.data(), out, k_, scale);
+  double* x = frame_.root_is_lower() ? z_.data() : x_.data();
+  frame_.border_root_transpose(z_.data(), x, batch_.flat);
+  transpose(k_, batch_.flat, x, out, k_, scale);
 }
 
 double trace_of_blocks(const ArrowSystem& system, std::span<const double> blocks) {
@@ -203,8 +205,18 @@ void ArrowFactor::latent_inverse_diagonal(std::span<double> out, FactorSet set) 
   const ArrowSystem& system = impl_->system;
   evidence::check_size("out", out.size(), system.total_dim(), "T");
   const linalg::ThreadScope threads(impl_->options.num_threads);
+  const backend::Frame& frame = impl_->exact_frame(set, "latent_inverse_diagonal");
+  std::vector<double> blocks(frame.latent_blocks_cheap() ? static_cast<std::size_t>(system.block_offset(system.n())) : 0);
+  if (!blocks.empty() && frame.latent_blocks({}, blocks.data())) {
+    for (Index i = 0; i < system.n(); ++i) {
+      const Index d = system.row_dim(i);
+      const double* block = blocks.data() + system.block_offset(i);
+      for (Index a = 0; a < d; ++a) out[static_cast<std::size_t>(system.row_offset(i) + a)] = block[a * d + a];
+    }
+    return;
+  }
   double* to = out.data();
-  for (LatentBatches batches(impl_->frame(set), RowList(system, {})); batches.next();) {
+  for (LatentBatches batches(frame, RowList(system, {})); batches.next();) {
     batches.solve_z();
     batches.diagonal(to);
     to += batches.batch().flat;
@@ -222,8 +234,10 @@ void ArrowFactor::latent_inverse_blocks(std::span<const Index> rows, std::span<d
   };
   evidence::check_size("out", out.size(), squares(0, list.count()), "sum of d_i^2");
   const linalg::ThreadScope threads(impl_->options.num_threads);
+  const backend::Frame& frame = impl_->exact_frame(set, "latent_inverse_blocks");
+  if (frame.latent_blocks(rows, out.data())) return;
   double* to = out.data();
-  for (LatentBatches batches(impl_->frame(set), list); batches.next();) {
+  for (LatentBatches batches(frame, list); batches.next();) {
     batches.solve_z();
     batches.blocks(to);
     to += squares(batches.batch().begin, batches.batch().end);
@@ -235,7 +249,7 @@ void ArrowFactor::cross_inverse_block(Index i, std::span<double> out, FactorSet 
   evidence::check_index("i", i, system.n());
   evidence::check_size("out", out.size(), system.row_dim(i) * system.k(), "d_i * k");
   const linalg::ThreadScope threads(impl_->options.num_threads);
-  LatentBatches batches(impl_->frame(set), RowList(system, {&i, 1}));
+  LatentBatches batches(impl_->exact_frame(set, "cross_inverse_block"), RowList(system, {&i, 1}));
   batches.next();
   batches.solve_z();
   batches.cross(out.data(), -1.0);

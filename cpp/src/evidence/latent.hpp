@@ -1,9 +1,9 @@
-// Rows of the inverse. With A_i = L_i L_i', S = L_S L_S', V_i = L_i^-1 and Z_i = L_S^-1 (A_i^-1 B_i)' (k x d_i):
+// Rows of the inverse. With A_i = L_i L_i', S^-1 = G G', V_i = L_i^-1 and Z_i = G' (A_i^-1 B_i)' (root_rows x d_i):
 //
 //     (H^-1)_ii = A_i^-1 + A_i^-1 B_i S^-1 B_i' A_i^-1 = V_i' V_i + Z_i' Z_i
-//     (H^-1)_ib = -A_i^-1 B_i S^-1                     = -(L_S^-T Z_i)'
+//     (H^-1)_ib = -A_i^-1 B_i S^-1                     = -(G Z_i)'
 //
-// Sums of squares: nothing cancels, and the result is positive semi-definite. Rows are taken in batches, so that L_S is
+// Sums of squares: nothing cancels, and the result is positive semi-definite. Rows are taken in batches, so that G' is
 // applied to several hundred columns at a time (one triangular solve with many right-hand sides, T k^2 flops in all)
 // and scratch does not grow with n.
 #pragma once
@@ -56,7 +56,7 @@ class LatentBatches {
   bool next();
   const RowBatch& batch() const noexcept { return batch_; }
 
-  void solve_z();  // Z of the batch, [k, flat]
+  void solve_z();  // Z of the batch, [root_rows, flat]
   // out [flat]: diagonal of (H^-1)_tt; out [sum d_i^2]: its blocks, exactly symmetric. After solve_z().
   void diagonal(double* out);
   void blocks(double* out);
@@ -68,10 +68,10 @@ class LatentBatches {
 
   const backend::Frame& frame_;
   RowList rows_;
-  Index k_ = 0;
+  Index k_ = 0, root_rows_ = 0;
   RowBatch batch_;
   std::vector<RowPiece> pieces_;
-  linalg::Buffer<double> z_, v_;
+  linalg::Buffer<double> x_, z_, v_;  // x_: right-hand sides of a root that cannot work in place
 };
 
 // Trace of all blocks, one after another.

@@ -18,7 +18,7 @@ void evidence::require_unlifted(const ArrowFactor::Impl& impl, FactorSet set, co
 LogDetParts ArrowFactor::log_det_parts(FactorSet set) const {
   evidence::require_unlifted(*impl_, set, "log_det");
   const linalg::ThreadScope threads(impl_->options.num_threads);
-  const backend::Frame& frame = impl_->frame(set);
+  const backend::Frame& frame = impl_->exact_frame(set, "log_det");
   return {frame.log_det_rows(), frame.log_det_border()};
 }
 
@@ -28,7 +28,7 @@ double ArrowFactor::log_det(FactorSet set) const {
 }
 
 PivotRange ArrowFactor::min_pivot(FactorSet set) const {
-  const backend::Frame& frame = impl_->frame(set);
+  const backend::Frame& frame = impl_->exact_frame(set, "min_pivot");
   double rows, border, largest;
   frame.row_pivots(rows, largest);
   frame.border_pivots(border, largest);
@@ -36,7 +36,7 @@ PivotRange ArrowFactor::min_pivot(FactorSet set) const {
 }
 
 PivotRange ArrowFactor::max_pivot(FactorSet set) const {
-  const backend::Frame& frame = impl_->frame(set);
+  const backend::Frame& frame = impl_->exact_frame(set, "max_pivot");
   double rows, border, smallest;
   frame.row_pivots(smallest, rows);
   frame.border_pivots(smallest, border);

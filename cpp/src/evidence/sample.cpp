@@ -51,8 +51,8 @@ void ArrowFactor::predict(std::span<const double> delta_beta, std::span<const do
   frame.expand(g.data(), delta_beta.data(), delta_t.data(), nullptr);
 }
 
-// H = R'R with R = [L' W; 0 L_S'], so x = R^-1 z has covariance H^-1:
-//     x_b = L_S^-T z_b,   x_i = L_i^-T (z_i - W_i x_b),   W_i = L_i^-1 B_i
+// H = R'R with R = [L' W; 0 G^-1], S^-1 = G G' (dense: G = L_S^-T), so x = R^-1 z has covariance H^-1:
+//     x_b = G z_b,   x_i = L_i^-T (z_i - W_i x_b),   W_i = L_i^-1 B_i
 void ArrowFactor::sample(Index m, std::uint64_t seed, std::span<double> x_t, std::span<double> x_beta,
                          FactorSet set) const {
   const ArrowSystem& system = impl_->system;
@@ -60,12 +60,15 @@ void ArrowFactor::sample(Index m, std::uint64_t seed, std::span<double> x_t, std
   evidence::check_size("x_t", x_t.size(), evidence::entries(system.total_dim(), m), "T * m");
   evidence::check_size("x_beta", x_beta.size(), evidence::entries(k, m), "k * m");
   const linalg::ThreadScope threads(impl_->options.num_threads);
-  const backend::Frame& frame = impl_->frame(set);
+  const backend::Frame& frame = impl_->exact_frame(set, "sample");
 
   const Index rows = system.total_dim();
-  evidence::fill_zero(k * m, x_beta.data());
-  subtract_from_normal(seed, rows, k, m, x_beta.data());
-  if (k > 0) frame.solve_border(Part::upper, x_beta.data(), m);
+  const Index root_rows = frame.root_rows();
+  linalg::Buffer<double> own(frame.root_is_lower() ? 0 : root_rows * m);
+  double* z = frame.root_is_lower() ? x_beta.data() : own.data();
+  evidence::fill_zero(root_rows * m, z);
+  subtract_from_normal(seed, rows, root_rows, m, z);
+  if (k > 0) frame.border_root_transpose(z, x_beta.data(), m);
   if (rows == 0) return;
   if (k > 0) {
     frame.cross_apply(0, system.n(), x_beta.data(), x_t.data(), m);

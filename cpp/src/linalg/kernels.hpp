@@ -75,6 +75,54 @@ struct KernelTable {
   void (*solve_upper)(Index d, Index count, const T* l, const T* inv, T* x, Index m);
 };
 
+// Rows of a block-sparse matrix: entry e of a row is the d x b block of border block block[e], row-major, one after
+// another.
+template <class In>
+struct BlockRowsArgs {
+  Index d = 0, count = 0;  // rows of blocks
+  Index b = 0;             // columns of every border block; 0: they differ
+  const Index* ptr = nullptr;      // [count + 1]: entries of the rows
+  const Index* block = nullptr;    // border block of an entry
+  const Index* offsets = nullptr;  // columns of the border blocks
+  const In* values = nullptr;      // of the first entry, ptr[0]
+  const double* x = nullptr;       // z = W x unless null
+  double* z = nullptr;             // [count * d]
+  const double* v = nullptr;       // [count * d], when x is null
+  double* acc = nullptr;           // acc += W'z or W'v unless null
+};
+
+// The part of W'W that one border block a owns: its rows, and the columns of the blocks up to a.
+template <class In>
+struct BlockGramArgs {
+  Index count = 0;                 // entries of block a
+  const Index* entries = nullptr;  // ascending rows
+  Index width = 0;                 // columns of a
+  Index d = 0, b = 0;              // size of every row, of every border block; 0: they differ
+  const Index* row_of = nullptr;   // by entry
+  const Index* ptr = nullptr;      // entries of a row
+  const Index* block = nullptr;
+  const Index* offsets = nullptr;
+  const Index* value_ptr = nullptr;  // by entry
+  const Index* column = nullptr;     // by border block: its first column in c, or -1: left out; null: as `offsets`
+  bool own_only = false;             // only the block of a itself
+  const In* values = nullptr;
+  double* c = nullptr;  // c[p, column + q] -= sum_r W[r, p] W[r, q]; the lower triangle of the block of a itself
+  Index ldc = 0;
+  // Scratch, used for b = 2, 3, 6, 9: a tile per border block, where sums wait until the entries are done. `touched` is
+  // zero between calls.
+  double* tiles = nullptr;   // [blocks, kGramTile]
+  Index* list = nullptr;     // [blocks]
+  char* touched = nullptr;   // [blocks]
+};
+inline constexpr Index kGramTile = 96;  // entries of the largest tile: 9 x 9 as nine rows of 8, a column of 8 and a corner
+
+// Kernels on float64 alone.
+struct Float64Kernels {
+  // The rows of block_rows, whitened in place: every block X of row i becomes L_i^-1 X.
+  void (*whiten_blocks)(Index d, Index count, const double* l, const double* inv, const Index* ptr,
+                        const Index* value_ptr, double* values);
+};
+
 // Kernels on the data as stored (In), always accumulated in float64.
 template <class In>
 struct DataKernelTable {
@@ -85,6 +133,13 @@ struct DataKernelTable {
   // Symmetric blocks from their lower triangles: y_i = A_i x_i + shift_i x_i; abs_i[a] = sum_b |(A_i + shift_i)[a, b]|
   // unless null. a is [count, d, d], shift, x, y, abs are [count, d].
   void (*block_matvec)(Index d, Index count, const In* a, const double* shift, const double* x, double* y, double* abs);
+  // acc += B'(B x) in row order, b [rows, k] with leading dimension ldb. Memory is read once: a few rows at a time stay
+  // in cache between the two products, while the next ones are fetched.
+  void (*rows_gram)(Index rows, Index k, const In* b, Index ldb, const double* x, double* acc);
+  void (*block_rows)(const BlockRowsArgs<In>&);
+  void (*block_gram)(const BlockGramArgs<In>&);
+  // c[i, j] -= scale sum_r a[r, i] b[r, j], a and b [d, p], c with leading dimension ldc; j <= i only when `lower`.
+  void (*subtract_outer)(Index d, Index p, double scale, const In* a, const In* b, double* c, Index ldc, bool lower);
 };
 
 struct Kernels {
@@ -93,6 +148,7 @@ struct Kernels {
   KernelTable<float> f32;
   DataKernelTable<double> data64;
   DataKernelTable<float> data32;
+  Float64Kernels only64;
 
   template <class T>
   const KernelTable<T>& table() const noexcept {

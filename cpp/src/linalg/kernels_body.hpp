@@ -163,6 +163,60 @@ ARROWSCHUR_INLINE Vd load_double(const float* p) {
 #endif
 }
 
+// The first n entries (0 <= n <= lanes), zeros behind them; memory beyond is not touched.
+#if defined(__AVX512F__)
+ARROWSCHUR_INLINE Vd load_first(const double* p, int n) {
+  return (Vd)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1u), p);
+}
+ARROWSCHUR_INLINE Vd load_first(const float* p, int n) {
+  return (Vd)_mm512_cvtps_pd(_mm256_maskz_loadu_ps(static_cast<__mmask8>((1u << n) - 1u), p));
+}
+ARROWSCHUR_INLINE void store_first(double* p, Vd v, int n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), (__m512d)v);
+}
+#elif defined(__AVX2__)
+alignas(64) const long long kFirst64[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+alignas(32) const int kFirst32[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+ARROWSCHUR_INLINE Vd load_first(const double* p, int n) {
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst64 + 4 - n));
+  return (Vd)_mm256_maskload_pd(p, mask);
+}
+ARROWSCHUR_INLINE Vd load_first(const float* p, int n) {
+  const __m128i mask = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kFirst32 + 4 - n));
+  return (Vd)_mm256_cvtps_pd(_mm_maskload_ps(p, mask));
+}
+ARROWSCHUR_INLINE void store_first(double* p, Vd v, int n) {
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst64 + 4 - n));
+  _mm256_maskstore_pd(p, mask, (__m256d)v);
+}
+#else
+template <class In>
+ARROWSCHUR_INLINE Vd load_first(const In* p, int n) {
+  Vd v = {};
+  for (int i = 0; i < n; ++i) v[i] = static_cast<double>(p[i]);
+  return v;
+}
+ARROWSCHUR_INLINE void store_first(double* p, Vd v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+#endif
+// Vector number v of a segment of `size` entries.
+template <class In>
+ARROWSCHUR_INLINE Vd load_segment(const In* p, int v, int size) {
+  constexpr int n = kLanes<double>;
+  const int left = size - v * n;
+  return left >= n ? load_double(p + v * n) : load_first(p + v * n, left);
+}
+ARROWSCHUR_INLINE void store_segment(double* p, Vd x, int v, int size) {
+  constexpr int n = kLanes<double>;
+  const int left = size - v * n;
+  if (left >= n) {
+    store(p + v * n, x);
+  } else {
+    store_first(p + v * n, x, left);
+  }
+}
+
 // Calls f(Int<d>{}) for a specialised d = 1..16 and f(Int<0>{}) otherwise (0: the size is only known at run time).
 template <int N>
 struct Int {
@@ -697,6 +751,409 @@ void block_matvec(Index d, Index count, const In* a, const double* shift, const 
   with_dim(d, false, [&](auto dim) { block_matvec_dim<In, decltype(dim)::value>(d, count, a, shift, x, y, abs); });
 }
 
+// acc += B'(B x) for kRows rows: their dots, then their sum; lines of the kRows rows after them are asked for on the way.
+template <class In, int kRows>
+ARROWSCHUR_INLINE void gram_rows(Index k, const In* b, Index ldb, const double* x, double* acc, bool more) {
+  constexpr int n = kLanes<double>;
+  constexpr Index kLine = static_cast<Index>(64 / sizeof(In));
+  constexpr int kHalf = kRows / 2;
+  const In* next = b + kRows * ldb;
+  Vd sum[kRows];
+  for (int r = 0; r < kRows; ++r) sum[r] = Vd{};
+  Index j = 0;
+  for (; j + kLine <= k; j += kLine) {
+    if (more) {
+      for (int r = 0; r < kHalf; ++r) __builtin_prefetch(next + r * ldb + j, 0, 2);
+    }
+    for (int v = 0; v < static_cast<int>(kLine); v += n) {
+      const Vd x0 = load(x + j + v);
+      for (int r = 0; r < kRows; ++r) sum[r] = madd(load_double(b + r * ldb + j + v), x0, sum[r]);
+    }
+  }
+  double z[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    double s = sum_lanes(sum[r]);
+    for (Index q = j; q < k; ++q) s = madd(static_cast<double>(b[r * ldb + q]), x[q], s);
+    z[r] = s;
+  }
+  Vd f[kRows];
+  for (int r = 0; r < kRows; ++r) f[r] = splat(z[r]);
+  for (j = 0; j + kLine <= k; j += kLine) {
+    if (more) {
+      for (int r = kHalf; r < kRows; ++r) __builtin_prefetch(next + r * ldb + j, 0, 2);
+    }
+    for (int v = 0; v < static_cast<int>(kLine); v += n) {
+      Vd even = load(acc + j + v), odd = Vd{};
+      for (int r = 0; r < kRows; r += 2) {
+        even = madd(load_double(b + r * ldb + j + v), f[r], even);
+        if (r + 1 < kRows) odd = madd(load_double(b + (r + 1) * ldb + j + v), f[r + 1], odd);
+      }
+      store(acc + j + v, even + odd);
+    }
+  }
+  for (; j < k; ++j) {
+    double s = acc[j];
+    for (int r = 0; r < kRows; ++r) s = madd(static_cast<double>(b[r * ldb + j]), z[r], s);
+    acc[j] = s;
+  }
+}
+template <class In>
+void rows_gram(Index rows, Index k, const In* b, Index ldb, const double* x, double* acc) {
+  Index r = 0;
+  if (k * static_cast<Index>(sizeof(In)) <= (Index{32} << 10)) {  // eight rows and the next eight fit half of L2
+    for (; r + 8 <= rows; r += 8) gram_rows<In, 8>(k, b + r * ldb, ldb, x, acc, r + 16 <= rows);
+  }
+  for (; r + 4 <= rows; r += 4) gram_rows<In, 4>(k, b + r * ldb, ldb, x, acc, r + 8 <= rows);
+  for (; r < rows; ++r) gram_rows<In, 1>(k, b + r * ldb, ldb, x, acc, false);
+}
+
+// ---- block-sparse rows ----------------------------------------------------------------------------------------------
+// f(Int<B>{}) for the widths that are compiled in, f(Int<0>{}) otherwise.
+template <class F>
+ARROWSCHUR_INLINE void with_width(Index b, F&& f) {
+  switch (b) {
+    case 1:
+      return f(Int<1>{});
+    case 2:
+      return f(Int<2>{});
+    case 3:
+      return f(Int<3>{});
+    case 6:
+      return f(Int<6>{});
+    case 9:
+      return f(Int<9>{});
+    default:
+      return f(Int<0>{});
+  }
+}
+template <class F>
+ARROWSCHUR_INLINE void with_height(Index d, F&& f) {
+  switch (d) {
+    case 1:
+      return f(Int<1>{});
+    case 2:
+      return f(Int<2>{});
+    case 3:
+      return f(Int<3>{});
+    case 6:
+      return f(Int<6>{});
+    default:
+      return f(Int<0>{});
+  }
+}
+
+// First column of an entry's block, and how many it has.
+struct Columns {
+  Index first;
+  int width;
+};
+template <int B>
+ARROWSCHUR_INLINE Columns columns_of(Index block, const Index* offsets) {
+  if constexpr (B > 0) {
+    return {block * B, B};
+  } else {
+    return {offsets[block], static_cast<int>(offsets[block + 1] - offsets[block])};
+  }
+}
+
+template <class In, int D, int B>
+void block_rows_sized(const BlockRowsArgs<In>& args) {
+  constexpr int n = kLanes<double>;
+  const int d = D > 0 ? D : static_cast<int>(args.d);
+  const In* w = args.values;
+  for (Index i = 0; i < args.count; ++i) {
+    const Index begin = args.ptr[i], end = args.ptr[i + 1];
+    double* z = args.x == nullptr ? nullptr : args.z + i * d;
+    const double* factor = args.x == nullptr ? args.v + i * d : z;
+    const In* row = w;
+    if (args.x != nullptr) {
+      if constexpr (D == 1 && B == 1) {
+        double sum[4] = {0.0, 0.0, 0.0, 0.0};
+        Index e = begin;
+        for (; e + 4 <= end; e += 4, w += 4) {
+          for (int q = 0; q < 4; ++q) sum[q] = madd(static_cast<double>(w[q]), args.x[args.block[e + q]], sum[q]);
+        }
+        for (; e < end; ++e, ++w) sum[0] = madd(static_cast<double>(*w), args.x[args.block[e]], sum[0]);
+        z[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+      } else if constexpr (D > 0 && B > 0) {
+        constexpr int kVecs = (B + n - 1) / n;
+        Vd sum[D];
+        for (int r = 0; r < D; ++r) sum[r] = Vd{};
+        for (Index e = begin; e < end; ++e, w += D * B) {
+          const double* x = args.x + args.block[e] * B;
+          for (int v = 0; v < kVecs; ++v) {
+            const Vd xv = load_segment(x, v, B);
+            for (int r = 0; r < D; ++r) sum[r] = madd(load_segment(w + r * B, v, B), xv, sum[r]);
+          }
+        }
+        for (int r = 0; r < D; ++r) z[r] = sum_lanes(sum[r]);
+      } else {
+        for (int r = 0; r < d; ++r) z[r] = 0.0;
+        for (Index e = begin; e < end; ++e) {
+          const Columns c = columns_of<B>(args.block[e], args.offsets);
+          const double* x = args.x + c.first;
+          for (int r = 0; r < d; ++r, w += c.width) {
+            Vd sum = Vd{};
+            for (int v = 0; v * n < c.width; ++v) {
+              sum = madd(load_segment(w, v, c.width), load_segment(x, v, c.width), sum);
+            }
+            z[r] += sum_lanes(sum);
+          }
+        }
+      }
+    }
+    if (args.acc == nullptr) continue;
+    w = row;
+    for (Index e = begin; e < end; ++e) {
+      const Columns c = columns_of<B>(args.block[e], args.offsets);
+      double* y = args.acc + c.first;
+      if constexpr (B == 1) {
+        double s = *y;
+        for (int r = 0; r < d; ++r) s = madd(static_cast<double>(w[r]), factor[r], s);
+        *y = s;
+      } else {
+        for (int v = 0; v * n < c.width; ++v) {
+          Vd s = load_segment(y, v, c.width);
+          for (int r = 0; r < d; ++r) s = madd(load_segment(w + r * c.width, v, c.width), splat(factor[r]), s);
+          store_segment(y, s, v, c.width);
+        }
+      }
+      w += d * c.width;
+    }
+  }
+}
+template <class In>
+void block_rows(const BlockRowsArgs<In>& args) {
+  with_width(args.b, [&](auto b) {
+    with_height(args.d, [&](auto d) { block_rows_sized<In, decltype(d)::value, decltype(b)::value>(args); });
+  });
+}
+
+// c [wa, wb] -= A'B for kRows rows of A and B; only its lower triangle when `lower` (then A = B).
+template <class In, int kRows>
+ARROWSCHUR_INLINE void subtract_product(const In* a, int wa, const In* b, int wb, double* c, Index ldc, bool lower) {
+  constexpr int n = kLanes<double>;
+  for (int v = 0; v * n < wb; ++v) {
+    Vd y[kRows];
+    for (int r = 0; r < kRows; ++r) y[r] = load_segment(b + r * wb, v, wb);
+    for (int p = lower ? v * n : 0; p < wa; ++p) {
+      const int live = lower ? p + 1 : wb;
+      double* to = c + p * ldc;
+      Vd s = load_segment(to, v, live);
+      for (int r = 0; r < kRows; ++r) s = nmadd(y[r], splat(static_cast<double>(a[r * wa + p])), s);
+      store_segment(to, s, v, live);
+    }
+  }
+}
+
+// A tile holds a B x B sum as whole vectors only: an entry that was just stored is loaded again in the same shape, which
+// the store buffer can forward (it cannot with masks). B = 9 would waste most of a second vector: its last column lies
+// apart, as a vector over the rows.
+template <int B>
+struct GramTile {
+  static constexpr int n = kLanes<double>;
+  static constexpr bool kSplit = B % n == 1 && B > n;
+  static constexpr int kVecs = kSplit ? B / n : (B + n - 1) / n;
+  static constexpr int kWidth = kVecs * n;
+  static constexpr int kSize = B * kWidth + (kSplit ? kWidth + 1 : 0);
+  static_assert(kSize <= kGramTile);
+
+  // tile += A'B
+  template <class In, int kRows>
+  ARROWSCHUR_INLINE static void add(const In* a, const In* b, double* tile) {
+    Vd y[kRows][kVecs];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVecs; ++v) y[r][v] = load_segment(b + r * B, v, B);
+    }
+#pragma GCC unroll 9
+    for (int p = 0; p < B; ++p) {
+      for (int v = 0; v < kVecs; ++v) {
+        double* to = tile + p * kWidth + v * n;
+        Vd s = load(to);
+        for (int r = 0; r < kRows; ++r) s = madd(y[r][v], splat(static_cast<double>(a[r * B + p])), s);
+        store(to, s);
+      }
+    }
+    if constexpr (kSplit) {
+      double* last = tile + B * kWidth;
+      double corner = last[kWidth];
+      for (int v = 0; v < kVecs; ++v) {
+        Vd s = load(last + v * n);
+        for (int r = 0; r < kRows; ++r) {
+          s = madd(load_double(a + r * B + v * n), splat(static_cast<double>(b[r * B + B - 1])), s);
+        }
+        store(last + v * n, s);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        corner = madd(static_cast<double>(a[r * B + B - 1]), static_cast<double>(b[r * B + B - 1]), corner);
+      }
+      last[kWidth] = corner;
+    }
+  }
+  ARROWSCHUR_INLINE static double at(const double* tile, int p, int q) {
+    return kSplit && q == B - 1 ? tile[B * kWidth + p] : tile[p * kWidth + q];
+  }
+};
+
+// The lines of the entries begin .. e of a row.
+template <class In>
+ARROWSCHUR_INLINE void prefetch_row(const BlockGramArgs<In>& args, Index begin, Index e) {
+  constexpr Index kMostLines = 32;
+  const Index first = args.value_ptr[begin], size = args.value_ptr[e + 1] - first;
+  constexpr Index kLine = static_cast<Index>(64 / sizeof(In));
+  for (Index line = 0; line < kMostLines && line * kLine < size; ++line) {
+    __builtin_prefetch(args.values + first + line * kLine);
+  }
+  for (Index line = 0; line * 8 <= e - begin && line < 4; ++line) __builtin_prefetch(args.block + begin + line * 8);
+}
+
+template <class In, int D, int B>
+void block_gram_sized(const BlockGramArgs<In>& args) {
+  constexpr bool kTiled = B > 1;
+  const int wa = B > 0 ? B : static_cast<int>(args.width);
+  Index listed = 0;
+  if constexpr (B == 1) {  // the row is about to be met in no order
+    const Index last = args.count > 0 && !args.own_only && args.column == nullptr ? args.block[args.entries[0]] : 0;
+    for (Index j = 0; j < last; j += 8) __builtin_prefetch(args.c + j, 1, 2);
+  }
+  for (Index t = 0; t < args.count; ++t) {
+    // Rows lie anywhere: what leads to their values is asked for in time, then the values.
+    if (t + 16 < args.count) {
+      __builtin_prefetch(args.row_of + args.entries[t + 16]);
+      __builtin_prefetch(args.value_ptr + args.entries[t + 16]);
+    }
+    if (t + 10 < args.count) {
+      __builtin_prefetch(args.ptr + args.row_of[args.entries[t + 10]]);
+    }
+    if (t + 4 < args.count) {
+      const Index ahead = args.entries[t + 4];
+      prefetch_row(args, args.own_only ? ahead : args.ptr[args.row_of[ahead]], ahead);
+    }
+    const Index e = args.entries[t];
+    const Index at = D > 0 && B > 0 ? e * D * B : args.value_ptr[e];
+    const int d = D > 0 ? D : static_cast<int>((args.value_ptr[e + 1] - at) / wa);
+    const In* a = args.values + at;
+    if constexpr (D == 1 && B == 1) {
+      const double factor = static_cast<double>(*a);
+      for (Index f = args.own_only ? e : args.ptr[args.row_of[e]]; f <= e; ++f) {
+        const Index column = args.column == nullptr ? args.block[f] : args.column[args.block[f]];
+        if (column >= 0) args.c[column] = nmadd(factor, static_cast<double>(args.values[f]), args.c[column]);
+      }
+      continue;
+    }
+    for (Index f = args.own_only ? e : args.ptr[args.row_of[e]]; f <= e; ++f) {
+      const Index block = args.block[f];
+      if (args.column != nullptr && args.column[block] < 0) continue;
+      const In* b = args.values + (D > 0 && B > 0 ? f * D * B : args.value_ptr[f]);
+      if constexpr (kTiled) {
+        const Index slot = args.own_only ? 0 : block;
+        double* tile = args.tiles + slot * kGramTile;
+        if (args.touched[slot] == 0) {
+          args.touched[slot] = 1;
+          args.list[listed++] = block;
+          for (int q = 0; q < GramTile<B>::kSize; ++q) tile[q] = 0.0;
+        }
+        if constexpr (D > 0) {
+          constexpr int kStep = D % 3 == 0 ? 3 : D;
+          for (int r = 0; r < D; r += kStep) GramTile<B>::template add<In, kStep>(a + r * B, b + r * B, tile);
+        } else {
+          int r = 0;
+          for (; r + 4 <= d; r += 4) GramTile<B>::template add<In, 4>(a + r * B, b + r * B, tile);
+          for (; r < d; ++r) GramTile<B>::template add<In, 1>(a + r * B, b + r * B, tile);
+        }
+      } else {
+        const Columns cols = columns_of<B>(block, args.offsets);
+        double* c = args.c + (args.column == nullptr ? cols.first : args.column[block]);
+        int r = 0;
+        for (; r + 4 <= d; r += 4) {
+          subtract_product<In, 4>(a + r * wa, wa, b + r * cols.width, cols.width, c, args.ldc, f == e);
+        }
+        for (; r < d; ++r) {
+          subtract_product<In, 1>(a + r * wa, wa, b + r * cols.width, cols.width, c, args.ldc, f == e);
+        }
+      }
+    }
+  }
+  if constexpr (kTiled) {
+    const Index own = args.count > 0 ? args.block[args.entries[0]] : 0;
+    for (Index i = 0; i < listed; ++i) {
+      const Index block = args.list[i];
+      const Index slot = args.own_only ? 0 : block;
+      const double* tile = args.tiles + slot * kGramTile;
+      double* c = args.c + (args.column == nullptr ? block * B : args.column[block]);
+      for (int p = 0; p < B; ++p) {
+        const int live = block == own ? p + 1 : B;
+        for (int q = 0; q < live; ++q) c[p * args.ldc + q] -= GramTile<B>::at(tile, p, q);
+      }
+      args.touched[slot] = 0;
+    }
+  }
+}
+template <class In>
+void block_gram(const BlockGramArgs<In>& args) {
+  with_width(args.b, [&](auto b) {
+    with_height(args.d, [&](auto d) { block_gram_sized<In, decltype(d)::value, decltype(b)::value>(args); });
+  });
+}
+
+template <int D>
+void whiten_blocks_sized(Index d_, Index count, const double* l, const double* inv, const Index* ptr,
+                         const Index* value_ptr, double* x) {
+  constexpr int n = kLanes<double>;
+  const int d = D > 0 ? D : static_cast<int>(d_);
+  for (Index i = 0; i < count; ++i, l += static_cast<Index>(d) * d, inv += d) {
+    if constexpr (D == 1) {
+      const Index size = value_ptr[ptr[i + 1]] - value_ptr[ptr[i]];
+      for (Index j = 0; j < size; ++j) x[j] *= inv[0];
+      x += size;
+      continue;
+    }
+    for (Index e = ptr[i]; e < ptr[i + 1]; ++e) {
+      const int b = static_cast<int>((value_ptr[e + 1] - value_ptr[e]) / d);
+      for (int v = 0; v * n < b; ++v) {
+        Vd w[kCapacity<D>];
+        for (int r = 0; r < d; ++r) {
+          Vd s = load_segment(x + r * b, v, b);
+          for (int c = 0; c < r; ++c) s = nmadd(splat(l[r * d + c]), w[c], s);
+          w[r] = s * splat(inv[r]);
+          store_segment(x + r * b, w[r], v, b);
+        }
+      }
+      x += d * b;
+    }
+  }
+}
+void whiten_blocks(Index d, Index count, const double* l, const double* inv, const Index* ptr, const Index* value_ptr,
+                   double* values) {
+  with_height(d, [&](auto dim) {
+    whiten_blocks_sized<decltype(dim)::value>(d, count, l, inv, ptr, value_ptr, values);
+  });
+}
+
+template <class In, int kRows>
+ARROWSCHUR_INLINE void subtract_outer_rows(Index p, double scale, const In* a, const In* b, double* c, Index ldc,
+                                           bool lower) {
+  constexpr int n = kLanes<double>;
+  for (Index i = 0; i < p; ++i) {
+    Vd f[kRows];
+    for (int r = 0; r < kRows; ++r) f[r] = splat(scale * static_cast<double>(a[r * p + i]));
+    const int width = static_cast<int>(lower ? i + 1 : p);
+    double* to = c + i * ldc;
+    for (int v = 0; v * n < width; ++v) {
+      Vd s = load_segment(to, v, width);
+      for (int r = 0; r < kRows; ++r) s = nmadd(f[r], load_segment(b + r * p, v, width), s);
+      store_segment(to, s, v, width);
+    }
+  }
+}
+template <class In>
+void subtract_outer(Index d, Index p, double scale, const In* a, const In* b, double* c, Index ldc, bool lower) {
+  Index r = 0;
+  for (; r + 4 <= d; r += 4) subtract_outer_rows<In, 4>(p, scale, a + r * p, b + r * p, c, ldc, lower);
+  for (; r + 2 <= d; r += 2) subtract_outer_rows<In, 2>(p, scale, a + r * p, b + r * p, c, ldc, lower);
+  for (; r < d; ++r) subtract_outer_rows<In, 1>(p, scale, a + r * p, b + r * p, c, ldc, lower);
+}
+
 }  // namespace
 
 extern const Kernels kTable;
@@ -706,8 +1163,11 @@ const Kernels kTable = {
      solve_lower<double>, solve_upper<double>},
     {rank_update<float>, multiply<float>, solve_strip<float>, factor_rows<float>, whiten<float>, solve_lower<float>,
      solve_upper<float>},
-    {rows_dot<double>, rows_axpy<double>, block_matvec<double>},
-    {rows_dot<float>, rows_axpy<float>, block_matvec<float>},
+    {rows_dot<double>, rows_axpy<double>, block_matvec<double>, rows_gram<double>, block_rows<double>,
+     block_gram<double>, subtract_outer<double>},
+    {rows_dot<float>, rows_axpy<float>, block_matvec<float>, rows_gram<float>, block_rows<float>, block_gram<float>,
+     subtract_outer<float>},
+    {whiten_blocks},
 };
 
 }  // namespace arrowschur::linalg::ARROWSCHUR_ISA

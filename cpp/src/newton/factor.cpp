@@ -44,11 +44,19 @@ const backend::Frame& ArrowFactor::Impl::frame(FactorSet set) const {
     SolveOptions evidence = options;
     evidence.tolerate_ill_conditioning = true;
     SolveDiagnostics unused;
-    auto frame = newton::eliminate_rows(system, {}, evidence, unused);
+    auto frame = newton::eliminate_rows(system, {}, evidence, unused, PlanPurpose::factor);
     newton::factor_border(*frame, {}, evidence, unused);
     evidence_frame_ = std::move(frame);
   }
   return *evidence_frame_;
+}
+
+const backend::Frame& ArrowFactor::Impl::exact_frame(FactorSet set, const char* feature) const {
+  if (!step_frame->exact_border()) {
+    throw UnsupportedConfiguration(feature, to_string(diagnostics.plan.route),
+                                   "the border has no factor on this route; factorize with mode='direct' or 'low_rank'");
+  }
+  return frame(set);
 }
 
 ArrowFactor factorize(const ArrowSystem& s, const Ridges& ridges, const SolveOptions& options) {
@@ -58,7 +66,7 @@ ArrowFactor factorize(const ArrowSystem& s, const Ridges& ridges, const SolveOpt
   const Index before = linalg::live_bytes();
   linalg::reset_peak();
   auto impl = std::make_shared<ArrowFactor::Impl>(s, ridges, options);
-  impl->step_frame = newton::eliminate_rows(s, ridges, options, impl->diagnostics);
+  impl->step_frame = newton::eliminate_rows(s, ridges, options, impl->diagnostics, PlanPurpose::factor);
   newton::factor_border(*impl->step_frame, ridges, options, impl->diagnostics);
   impl->diagnostics.peak_bytes = linalg::peak_bytes() - before;
   return ArrowFactor(std::move(impl));
@@ -93,7 +101,7 @@ void ArrowFactor::solve(std::span<const double> w_t, std::span<const double> w_b
   frame.solve_rows(Part::full, 0, impl_->system.n(), y.data(), m);
   frame.cross_transpose(y.data(), border.data(), m);
   for (Index j = 0; j < k * m; ++j) border[j] = w_beta[static_cast<std::size_t>(j)] - border[j];
-  frame.solve_border(Part::full, border.data(), m);
+  frame.solve_border(border.data(), m);
   frame.cross_apply(0, impl_->system.n(), border.data(), y.data(), m);
   for (Index i = 0; i < t * m; ++i) x_t[static_cast<std::size_t>(i)] = w_t[static_cast<std::size_t>(i)] - y[i];
   frame.solve_rows(Part::full, 0, impl_->system.n(), x_t.data(), m);
@@ -124,7 +132,7 @@ ConditionEstimate ArrowFactor::condition_estimate(FactorSet set) const {
   SolveOptions options = impl_->options;
   options.tolerate_ill_conditioning = false;
   options.row_lift = RowLift::never;
-  auto frame = newton::eliminate_rows(impl_->system, {}, options, measured);
+  auto frame = newton::eliminate_rows(impl_->system, {}, options, measured, PlanPurpose::factor);
   const auto border = frame->factor_border({}, options.guards, false);
   if (!border.ok && border.kind != SchurFailure::ill_conditioned) {
     throw SchurFactorError(border.kind, border.pivot_index, border.kappa, border.suggested_ridge);

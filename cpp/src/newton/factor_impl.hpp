@@ -26,6 +26,8 @@ struct ArrowFactor::Impl {
   // The frame of a set. The evidence frame is built on first use (7.4: no ridges, no guards, no lifts); its failures
   // are RowFactorError and SchurFactorError.
   const backend::Frame& frame(FactorSet) const;
+  // The same, for primitives that need a factor of S: UnsupportedConfiguration on an iterative border.
+  const backend::Frame& exact_frame(FactorSet, const char* feature) const;
 
  private:
   mutable std::mutex evidence_mutex_;

@@ -1,6 +1,7 @@
 #include "arrowschur/newton.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "arrowschur/error.hpp"
@@ -30,11 +31,32 @@ NewtonStep newton_step(const ArrowSystem& s, const Ridges& ridges, const SolveOp
   const linalg::ThreadScope threads(options.num_threads);
   const Index before = linalg::live_bytes();
   linalg::reset_peak();
+  const auto start = std::chrono::steady_clock::now();
+  const auto solve = [&](const SolveOptions& chosen, SolveDiagnostics& diagnostics) {
+    const auto frame = newton::eliminate_rows(s, ridges, chosen, diagnostics);
+    newton::factor_border(*frame, ridges, chosen, diagnostics);
+    return newton::step_on(*frame, ridges, ridges, chosen, newton::gradient_of(s), true, diagnostics);
+  };
   SolveDiagnostics diagnostics;
-  const auto frame = newton::eliminate_rows(s, ridges, options, diagnostics);
-  newton::factor_border(*frame, ridges, options, diagnostics);
-  NewtonStep step =
-      newton::step_on(*frame, ridges, ridges, options, newton::gradient_of(s), true, std::move(diagnostics));
+  NewtonStep step;
+  try {
+    step = solve(options, diagnostics);
+  } catch (const PcgError& error) {
+    // The plan took the iteration for cheaper than it is: the direct route, where it fits.
+    const bool ran_out = error.facts.kind == PcgFailure::budget || error.facts.kind == PcgFailure::stagnation;
+    if (options.mode != Mode::automatic || !ran_out) throw;
+    SolveOptions direct = options;
+    direct.mode = Mode::direct;
+    try {
+      plan(s, direct);
+    } catch (const ArrowError&) {
+      throw error;  // no exact route: the news is that the iteration failed
+    }
+    diagnostics = {};
+    step = solve(direct, diagnostics);
+  }
+  step.diagnostics.plan.measured_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   step.diagnostics.peak_bytes = linalg::peak_bytes() - before;
   return step;
 }
@@ -93,6 +115,9 @@ NewtonStep newton_step_escalated(const ArrowSystem& s, const Ridges& ridges, con
       double first = escalation.initial_ridge * first_scale(system::max_abs_border(s), s);
       if (const auto* schur = dynamic_cast<const SchurFactorError*>(&error)) {
         const double advice = schur->suggested_ridge - now.beta;
+        if (std::isfinite(advice) && advice > 0.0) first = advice;
+      } else if (const auto* pcg = dynamic_cast<const PcgError*>(&error)) {
+        const double advice = pcg->facts.suggested_ridge - now.beta;
         if (std::isfinite(advice) && advice > 0.0) first = advice;
       }
       if (!raise(shift_beta, raised_beta, first)) throw;

@@ -110,7 +110,7 @@ class Certifier {
       const double scale = h * x + b;
       return scale == 0.0 ? r : r / scale;
     };
-    return {ratio(r_req, h_req), ratio(r_eff, h_eff), bound_};
+    return {ratio(r_req, h_req), ratio(r_eff, h_eff), bound_ || out_.norm_is_bound};
   }
 
  private:
@@ -180,8 +180,9 @@ Gradient gradient_of(const ArrowSystem& s) {
 }
 
 std::unique_ptr<Frame> eliminate_rows(const ArrowSystem& s, const Ridges& ridges, const SolveOptions& options,
-                                      SolveDiagnostics& diagnostics) {
-  diagnostics.plan = plan(s, options);
+                                      SolveDiagnostics& diagnostics, PlanPurpose purpose) {
+  diagnostics.plan = plan(s, options, purpose);
+  diagnostics.structure = s.detected();
   diagnostics.precision = options.precision;
   diagnostics.ridge_t = ridges.t;
   diagnostics.ridge_beta = ridges.beta;
@@ -226,12 +227,10 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
   NewtonStep step;
   step.delta_t.resize(static_cast<std::size_t>(s.total_dim()));
   step.delta_beta.resize(static_cast<std::size_t>(k));
-  const auto border_step = [&](const double* g_t, const double* g_beta, bool kept, double* db) {
-    // r = -g_beta + W'u, S db = r
-    const StageTimer timer(diagnostics, Stage::solve_border);
+  // r = -g_beta + W'u
+  const auto border_rhs = [&](const double* g_t, const double* g_beta, bool kept, double* db) {
     kept ? frame.own_reduction(db) : frame.reduce_rhs(g_t, db);
     for (Index j = 0; j < k; ++j) db[j] -= g_beta[j];
-    frame.solve_border(Part::full, db, 1);
   };
   const auto finite = [&] {
     if (!std::isfinite(max_abs(step.delta_t)) || !std::isfinite(max_abs(step.delta_beta))) {
@@ -239,7 +238,21 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
                              std::numeric_limits<double>::quiet_NaN());
     }
   };
-  border_step(g.t.data(), g.beta.data(), own, step.delta_beta.data());
+  backend::BorderAccount account;
+  {
+    const StageTimer timer(diagnostics, Stage::solve_border);
+    border_rhs(g.t.data(), g.beta.data(), own, step.delta_beta.data());
+    frame.step_border(step.delta_beta.data(), options.trust_region, account);
+  }
+  diagnostics.pcg = account.pcg;
+  Ridges solved = effective;
+  if (account.added_ridge > 0.0) {
+    solved.beta += account.added_ridge;
+    diagnostics.ridge_beta += account.added_ridge;
+    diagnostics.schur_conditioning = SchurConditioning::curvature_ridge;
+  }
+  // Marked otherwise, and not to be certified: a boundary step, a truncated or deliberately inexact iteration.
+  const bool exempt = account.boundary || account.truncated || account.inexact;
   if (!options.certificate && !options.certificate_tolerance) {
     const StageTimer timer(diagnostics, Stage::expand);
     frame.expand(g.t.data(), step.delta_beta.data(), step.delta_t.data(), nullptr);
@@ -248,7 +261,7 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
     return step;
   }
 
-  Certifier certifier(frame, effective, requested, g);
+  Certifier certifier(frame, solved, requested, g);
   {
     const StageTimer timer(diagnostics, Stage::expand);
     frame.expand(g.t.data(), step.delta_beta.data(), step.delta_t.data(), &certifier.outputs());
@@ -265,10 +278,11 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
 
   const double level = working_level(options.precision);
   const double wanted = std::min(level, options.certificate_tolerance.value_or(level));
-  if (!(diagnostics.backward_error_effective <= wanted)) {
+  if (!exempt && !(diagnostics.backward_error_effective <= wanted)) {
     // One refinement in float64 with the same factors: c = -H^-1 (H x + g), x += c.
     std::vector<double> db(static_cast<std::size_t>(k)), dt(step.delta_t.size());
-    border_step(certifier.residual_t(), certifier.residual_beta(), false, db.data());
+    border_rhs(certifier.residual_t(), certifier.residual_beta(), false, db.data());
+    frame.solve_border(db.data(), 1);
     frame.expand(certifier.residual_t(), db.data(), dt.data(), nullptr);
     for (std::size_t j = 0; j < db.size(); ++j) step.delta_beta[j] += db[j];
     for (std::size_t j = 0; j < dt.size(); ++j) step.delta_t[j] += dt[j];
@@ -280,6 +294,10 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
     diagnostics.refinement_steps = 1;
   }
   const double reached = diagnostics.backward_error_effective;
+  if (exempt) {
+    step.diagnostics = std::move(diagnostics);
+    return step;
+  }
   if (options.certificate_tolerance && !(reached <= *options.certificate_tolerance)) {
     throw CertificateError(reached, *options.certificate_tolerance);
   }

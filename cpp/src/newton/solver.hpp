@@ -23,7 +23,7 @@ Gradient gradient_of(const ArrowSystem&);
 
 // Plan, rows and S_0: everything before the border factorization. Throws RowFactorError. Fills the diagnostics so far.
 std::unique_ptr<backend::Frame> eliminate_rows(const ArrowSystem&, const Ridges&, const SolveOptions&,
-                                               SolveDiagnostics&);
+                                               SolveDiagnostics&, PlanPurpose = PlanPurpose::step);
 // Throws SchurFactorError.
 void factor_border(backend::Frame&, const Ridges&, const SolveOptions&, SolveDiagnostics&);
 

@@ -61,4 +61,29 @@ Index direct_peak_bytes(const ProblemShape& shape, const SolveOptions& options) 
   return total >= 9e18 ? kMost : static_cast<Index>(total);
 }
 
+Index structured_peak_bytes(const PlanCandidate& candidate, const StructuredMemory& m) noexcept {
+  constexpr Index kMost = std::numeric_limits<Index>::max();
+  if (m.k > 1e9 || m.total_dim * (m.k + 1.0) > 1e18) return kMost;
+  const double rows = block(m.row_entries * 8.0) + 2.0 * block(m.total_dim * 8.0);
+  const double vectors = 6.0 * block(m.total_dim * 8.0) + 14.0 * block(m.k * 8.0);
+  double border = 0.0;
+  switch (candidate.route) {
+    case Route::direct:
+    case Route::sqrt_ba:
+      border = candidate.sparse_schur
+                   ? m.sparse_bytes
+                   : 2.0 * block(round_up(static_cast<Index>(m.k), 8) * round_up(static_cast<Index>(m.k), 24) * 8.0);
+      break;
+    case Route::low_rank:
+      border = m.border_factor_bytes + block(m.total_dim * m.k * 8.0) + 2.0 * block(m.total_dim * m.total_dim * 8.0);
+      break;
+    case Route::inexact_pcg:
+      border = 10.0 * block(m.k * 8.0);
+      break;
+  }
+  const double slab = candidate.materialize ? block(m.slab_bytes) : 0.0;
+  const double total = rows + vectors + border + block(m.whitened_bytes) + slab + kSmallBytes;
+  return total >= 9e18 ? kMost : static_cast<Index>(total);
+}
+
 }  // namespace arrowschur

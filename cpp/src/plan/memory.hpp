@@ -10,4 +10,15 @@ namespace arrowschur {
 // it assumes one bucket of rows of the largest size. Saturates at the largest Index.
 Index direct_peak_bytes(const ProblemShape&, const SolveOptions&) noexcept;
 
+// What the routes of a structured system hold, in the units of what is stored.
+struct StructuredMemory {
+  double total_dim = 0.0, k = 0.0;
+  double row_entries = 0.0;      // sum d_i^2
+  double whitened_bytes = 0.0;   // of W in its form
+  double slab_bytes = 0.0;       // of an expanded cross block
+  double border_factor_bytes = 0.0;  // low_rank: M = R R'
+  double sparse_bytes = 0.0;         // S and its sparse factor
+};
+Index structured_peak_bytes(const PlanCandidate&, const StructuredMemory&) noexcept;
+
 }  // namespace arrowschur

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
 #include <utility>
 
 #include "arrowschur/error.hpp"
-#include "arrowschur/threads.hpp"
-#include "linalg/kernels.hpp"
+#include "arrowschur/profile.hpp"
+#include "plan/device_mode.hpp"
 #include "plan/memory.hpp"
+#include "plan/schur_pattern.hpp"
+#include "plan/shape.hpp"
+#include "plan/time_model.hpp"
+#include "system/border.hpp"
 #include "system/format.hpp"
 #include "system/storage.hpp"
 #include "system/validate.hpp"
@@ -18,30 +21,10 @@ namespace {
 
 constexpr Index kThinBorder = 512;  // below: fused chunks of rows; above: one symmetric update on the packed W
 
-// Nominal rates of one thread, for orientation: what dense float64 kernels reach at about 3.5 GHz.
-double flops_per_second(std::string_view instruction_set) {
-  if (instruction_set == "avx512") return 70e9;
-  if (instruction_set == "avx2") return 40e9;
-  return 10e9;
-}
-constexpr double kBytesPerSecond = 15e9;  // memory bandwidth of one thread
-constexpr int kBandwidthThreads = 4;      // threads that saturate it
-constexpr double kCallSeconds = 5e-6;
-
-struct Cost {
-  double flops, seconds;
-};
-
-// T k^2 + k^3/3 + sum d^3/3, and two passes over h_tb.
-Cost direct_cost(const ProblemShape& shape, double sum_of_cubes, const SolveOptions& options) {
-  const double t = static_cast<double>(shape.total_dim), k = static_cast<double>(shape.k);
-  const double flops = t * k * k + k * k * k / 3.0 + sum_of_cubes / 3.0;
-  const double threads = static_cast<double>(options.num_threads.value_or(get_num_threads()));
-  const double item = options.precision == Precision::float32 ? 4.0 : 8.0;
-  const double rate = flops_per_second(linalg::instruction_set()) * threads * (8.0 / item);
-  const double bandwidth = kBytesPerSecond * std::min(threads, static_cast<double>(kBandwidthThreads));
-  return {flops, kCallSeconds + flops / rate + 2.0 * item * t * k / bandwidth};
-}
+// What the plan expects an iteration to take that must meet the certificate: enough to 1e-12 for a preconditioned
+// condition number of 200 (sqrt(kappa) / 2 * log(2e12)). An unknown that is guessed on the careful side: the exact routes
+// have no such risk.
+constexpr Index kExpectedIterations = 200;
 
 void require_shape(const ProblemShape& s) {
   const std::pair<Index, const char*> sizes[] = {
@@ -53,22 +36,269 @@ void require_shape(const ProblemShape& s) {
   checked_product(s.k, s.k, "the Schur complement (k x k)");
 }
 
-// What later versions may offer, and this one does not.
-void require_supported(const SolveOptions& options) {
-  if (options.mode == Mode::low_rank || options.mode == Mode::inexact_pcg) {
-    const std::string name = to_string(options.mode);
-    throw UnsupportedConfiguration("mode='" + name + "'", name,
-                                   "this version has the dense routes only; use mode='auto', 'direct' or 'sqrt_ba'");
-  }
-  if (options.precision == Precision::mixed) {
-    const Route route = options.mode == Mode::sqrt_ba ? Route::sqrt_ba : Route::direct;
-    throw UnsupportedConfiguration("precision='mixed'", to_string(route), "use precision='float64' or 'float32'");
-  }
-  if (options.device == Device::required) throw DeviceUnavailableError("this build has no CUDA backend");
+std::string dimensions(const SolvePlan::Facts& s) {
+  return "T = " + std::to_string(s.total_dim) + ", k = " + std::to_string(s.k);
 }
 
-std::string dimensions(const ProblemShape& s) {
-  return "T = " + std::to_string(s.total_dim) + ", k = " + std::to_string(s.k);
+// The candidates in the order of preference: exact before iterative.
+class Planner {
+ public:
+  Planner(const PlanShape& shape, const SolveOptions& options, PlanPurpose purpose)
+      : shape_(shape), options_(options), purpose_(purpose) {}
+
+  SolvePlan run() {
+    plan_.profile = policy::profile_in_force(options_.calibrate);
+    fill_facts();
+    const Mode mode = options_.mode;
+    const bool automatic = mode == Mode::automatic;
+    if (automatic || mode == Mode::direct || mode == Mode::sqrt_ba) add_direct();
+    if (mode == Mode::low_rank || (automatic && consider_low_rank())) add_low_rank();
+    if (automatic || mode == Mode::inexact_pcg) add_inexact_pcg();
+    if (!automatic) require_carried();
+    apply_memory_limit();
+    take(chosen());
+    ask_for_device();
+    return std::move(plan_);
+  }
+
+ private:
+  void fill_facts() {
+    SolvePlan::Facts& f = plan_.facts;
+    f.n = shape_.problem.n;
+    f.k = shape_.problem.k;
+    f.total_dim = shape_.problem.total_dim;
+    f.mode = options_.mode;
+    f.cross_form = shape_.cross_form;
+    f.stored_entries = static_cast<Index>(shape_.cost.entries);
+    f.solves = options_.expected_solves;
+    // Asked for by name the tolerance is 1e-4 by default, and the budget a limit that the caller set.
+    f.cg_iters = options_.mode == Mode::inexact_pcg ? std::min(kExpectedIterations, options_.pcg.max_iterations)
+                                                    : kExpectedIterations;
+    plan_.thin_border = f.k <= kThinBorder;
+    plan_.low_rank = f.total_dim < f.k;
+  }
+
+  bool single() const { return options_.precision == Precision::float32; }
+  const DispatchPolicy& record() {
+    if (options_.policy != nullptr) return *options_.policy;
+    if (!in_force_) in_force_ = policy::in_force();
+    return *in_force_;
+  }
+
+  PlanCandidate& add(Route route, const policy::RouteTime& time, double flops) {
+    PlanCandidate& c = plan_.slots[plan_.count++];
+    c.route = route;
+    c.up_seconds = time.up;
+    c.build_seconds = time.build;
+    c.solve_seconds = time.solve;
+    c.seconds = time.total(static_cast<double>(options_.expected_solves));
+    c.flops = flops;
+    return c;
+  }
+
+  void add_direct() {
+    const Route route = options_.mode == Mode::sqrt_ba ? Route::sqrt_ba : Route::direct;
+    const policy::CostShape& s = shape_.cost;
+    const double k_cubed = s.k * s.k * s.k / 3.0;
+    const policy::RouteTime own = policy::direct_time(s, *plan_.profile);
+    bool materialize = shape_.form == CrossForm::callback;
+    policy::RouteTime time = own;
+    double flops = s.gram_flops;
+    if (shape_.form != CrossForm::dense) {
+      const policy::CostShape slab = expanded(s, shape_.form == CrossForm::callback);
+      const policy::RouteTime expanded_time = policy::direct_time(slab, *plan_.profile);
+      const double n = static_cast<double>(options_.expected_solves);
+      materialize = materialize || single() || expanded_time.total(n) < own.total(n);
+      if (materialize) {
+        time = expanded_time;
+        flops = slab.gram_flops;
+      }
+    }
+    PlanCandidate& dense = add(route, time, flops + k_cubed + shape_.row_flops);
+    dense.materialize = materialize;
+    if (shape_.form == CrossForm::dense || materialize) {
+      dense.peak_bytes = direct_peak_bytes(shape_.problem, options_);
+      if (materialize) dense.peak_bytes = plus(dense.peak_bytes, shape_.memory.slab_bytes);
+    } else {
+      dense.peak_bytes = structured_peak_bytes(dense, shape_.memory);
+    }
+    if (shape_.operator_border) dense.obstacle = Obstacle::operator_border;
+
+    if (shape_.system != nullptr && dense.feasible()) add_sparse_direct(dense);
+  }
+
+  // The pattern of S costs a fraction of a solve to find: worth it when what a sparse S could save, the dense factor and
+  // its solves, is a good part of the whole, or when S itself is what does not fit.
+  void add_sparse_direct(const PlanCandidate& dense) {
+    constexpr double kWorthALook = 0.25;
+    const policy::CostShape& s = shape_.cost;
+    const double saved =
+        policy::dense_factor_time(s.k, *plan_.profile).total(static_cast<double>(options_.expected_solves));
+    const bool too_large = options_.memory_limit && dense.peak_bytes > *options_.memory_limit;
+    if (!too_large && saved < kWorthALook * dense.seconds) return;
+    const SchurPattern pattern = schur_pattern(*shape_.system);
+    if (!pattern.sparse) return;
+    const policy::SparseFactorCost f{pattern.s_entries, pattern.l_entries, pattern.flops};
+    PlanCandidate& sparse =
+        add(dense.route, policy::sparse_direct_time(s, f, *plan_.profile), s.gram_flops + f.flops + shape_.row_flops);
+    sparse.sparse_schur = true;
+    StructuredMemory memory = shape_.memory;
+    memory.sparse_bytes = static_cast<double>(pattern.peak_bytes);
+    sparse.peak_bytes = structured_peak_bytes(sparse, memory);
+    if (single()) sparse.obstacle = Obstacle::precision;
+  }
+
+  // T >= k is no news to anybody who looks at the shape: no candidate at all, and no look at the border.
+  bool consider_low_rank() const { return plan_.low_rank && plan_.facts.total_dim > 0; }
+
+  void add_low_rank() {
+    const policy::CostShape& s = shape_.cost;
+    const double t = s.total_dim;
+    PlanCandidate& c = add(Route::low_rank, policy::low_rank_time(s, *plan_.profile),
+                           s.k * t * (t + 1.0) + t * t * t / 3.0 + t * s.border_solve_flops + shape_.row_flops);
+    c.materialize = shape_.form == CrossForm::callback;
+    c.peak_bytes = structured_peak_bytes(c, shape_.memory);
+    if (shape_.operator_border) {
+      c.obstacle = Obstacle::operator_border;
+    } else if (!shape_.cheap_border) {
+      c.obstacle = Obstacle::border_not_cheap;
+    } else if (single()) {
+      c.obstacle = Obstacle::precision;
+    }
+  }
+
+  void add_inexact_pcg() {
+    const bool automatic = options_.mode == Mode::automatic;
+    PlanCandidate& c =
+        add(Route::inexact_pcg,
+            policy::inexact_pcg_time(shape_.cost, *plan_.profile, static_cast<double>(plan_.facts.cg_iters)),
+            shape_.cost.whiten_flops + shape_.row_flops);
+    c.peak_bytes = structured_peak_bytes(c, shape_.memory);
+    if (!automatic) return;
+    if (purpose_ == PlanPurpose::factor && !shape_.operator_border) {
+      c.obstacle = Obstacle::factor_wanted;
+    } else if (options_.pcg.max_iterations < kExpectedIterations && !shape_.operator_border) {
+      c.obstacle = Obstacle::budget_too_small;
+    }
+  }
+
+  static policy::CostShape expanded(const policy::CostShape& s, bool by_calls) {
+    policy::CostShape slab = s;
+    slab.entries = slab.apply_entries = s.total_dim * s.k;
+    slab.whiten_flops = s.row_entries * s.k;
+    slab.gram_flops = s.total_dim * s.k * (s.k + 1.0);
+    slab.scattered = false;
+    // One write of the slab; an operator gives it up call by call.
+    slab.build_bytes = 8.0 * slab.entries * (by_calls ? std::min(s.total_dim, s.k) : 1.0);
+    return slab;
+  }
+
+  static Index plus(Index bytes, double more) {
+    const double sum = static_cast<double>(bytes) + more;
+    return sum < 9e18 ? bytes + static_cast<Index>(more) : std::numeric_limits<Index>::max();
+  }
+
+  // A route that was asked for by name, and that this system or precision does not allow.
+  void require_carried() const {
+    const std::string name = to_string(options_.mode);
+    const bool possible =
+        std::any_of(plan_.slots.begin(), plan_.slots.begin() + static_cast<std::ptrdiff_t>(plan_.count),
+                    [](const PlanCandidate& c) { return c.feasible(); });
+    if (possible) return;
+    const PlanCandidate& c = plan_.slots[0];
+    const bool precision = c.obstacle == Obstacle::precision;
+    throw UnsupportedConfiguration(precision ? "precision='float32'" : "mode='" + name + "'", name,
+                                   c.why_not() + "; " +
+                                       (precision                ? "use precision='float64'"
+                                        : shape_.operator_border ? "use mode='inexact_pcg' or 'auto'"
+                                                                 : "use mode='direct' or 'auto'"));
+  }
+
+  void apply_memory_limit() {
+    if (!options_.memory_limit) return;
+    const PlanCandidate* cheapest = nullptr;
+    bool fits = false;
+    for (std::size_t i = 0; i < plan_.count; ++i) {
+      PlanCandidate& c = plan_.slots[i];
+      if (!c.feasible()) continue;
+      if (cheapest == nullptr || c.peak_bytes < cheapest->peak_bytes) cheapest = &c;
+      if (c.peak_bytes <= *options_.memory_limit) fits = true;
+    }
+    if (!fits && cheapest != nullptr) {
+      throw MemoryBudgetExceeded(
+          cheapest->peak_bytes, *options_.memory_limit,
+          "the " + std::string(to_string(cheapest->route)) + " route (" + dimensions(plan_.facts) + ")");
+    }
+    for (std::size_t i = 0; i < plan_.count; ++i) {
+      PlanCandidate& c = plan_.slots[i];
+      if (c.feasible() && c.peak_bytes > *options_.memory_limit) c.obstacle = Obstacle::memory;
+    }
+  }
+
+  const PlanCandidate& chosen() {
+    const std::span<const PlanCandidate> candidates = plan_.candidates();
+    if (options_.mode == Mode::automatic && plan_.facts.k > 0 && record().route_rule == RouteRule::width_cut) {
+      const bool iterate = plan_.facts.k > static_cast<Index>(policy::kWidthCut);
+      for (const PlanCandidate& c : candidates) {
+        // The cut is the caller's word: what the certificate is expected to take does not overrule it.
+        const bool allowed = c.feasible() || c.obstacle == Obstacle::budget_too_small;
+        if (allowed && (c.route == Route::inexact_pcg) == iterate && c.route != Route::low_rank) {
+          plan_.facts.width_cut = true;
+          return c;
+        }
+      }
+    }
+    const int at = policy::choose(candidates);
+    if (at < 0) {
+      throw UnsupportedConfiguration("mode='auto'", "auto", "no route carries this system: " + candidates[0].why_not());
+    }
+    return candidates[static_cast<std::size_t>(at)];
+  }
+
+  void take(const PlanCandidate& c) {
+    plan_.route = c.route;
+    plan_.sparse_schur = c.sparse_schur;
+    plan_.materialize = c.materialize;
+    plan_.peak_bytes = c.peak_bytes;
+    plan_.predicted_seconds = c.seconds;
+  }
+
+  void ask_for_device() {
+    const auto size = [](Index i) { return static_cast<policy::Size>(i); };
+    const Index n = plan_.facts.n, k = plan_.facts.k, d = shape_.problem.max_dim;
+    policy::DeviceQuestion question;
+    question.cpu_seconds = plan_.predicted_seconds;
+    if (shape_.operator_border || shape_.form == CrossForm::callback) {
+      question.missing = "callbacks run on the host";
+    } else if (plan_.route == Route::inexact_pcg) {
+      if (options_.schur_apply) question.missing = "the caller's own product runs on the host";
+      const Index budget = std::min(options_.pcg.max_iterations, options_.trust_region.max_iterations);
+      question.admissible = policy::reduced_schur_matvec_should_offload(size(n), size(k), size(d), size(budget));
+    } else {
+      question.admissible = policy::most_permissive().dense_hessian_work_target_is_gpu(size(n), size(k));
+    }
+    plan_.facts.device_reason = policy::consider_device(options_.device, question).reason;
+  }
+
+  const PlanShape& shape_;
+  const SolveOptions& options_;
+  PlanPurpose purpose_;
+  SolvePlan plan_;
+  std::optional<DispatchPolicy> in_force_;
+};
+
+SolvePlan make_plan(const PlanShape& shape, const SolveOptions& options, PlanPurpose purpose) {
+  require_shape(shape.problem);
+  return Planner(shape, options, purpose).run();
+}
+
+// What no route of this version carries.
+void require_options(const SolveOptions& options) {
+  validate::require(check(options));
+  if (options.precision == Precision::mixed) {
+    const char* route = options.mode == Mode::sqrt_ba ? to_string(Route::sqrt_ba) : to_string(Route::direct);
+    throw UnsupportedConfiguration("precision='mixed'", route, "use precision='float64' or 'float32'");
+  }
 }
 
 }  // namespace
@@ -79,70 +309,23 @@ const char* to_string(Route route) noexcept {
       return "direct";
     case Route::sqrt_ba:
       return "sqrt_ba";
+    case Route::low_rank:
+      return "low_rank";
+    case Route::inexact_pcg:
+      return "inexact_pcg";
   }
   return "unknown";
 }
 
-namespace {
-
-SolvePlan make_plan(const ProblemShape& shape, double sum_of_cubes, const SolveOptions& options) {
-  validate::require(check(options));
+SolvePlan plan(const ProblemShape& shape, const SolveOptions& options, PlanPurpose purpose) {
+  require_options(options);
   require_shape(shape);
-  require_supported(options);
-
-  SolvePlan p;
-  p.route = options.mode == Mode::sqrt_ba ? Route::sqrt_ba : Route::direct;
-  p.thin_border = shape.k <= kThinBorder;
-  p.low_rank = shape.total_dim < shape.k;
-  p.peak_bytes = direct_peak_bytes(shape, options);
-  const Cost cost = direct_cost(shape, sum_of_cubes, options);
-  p.candidates.push_back({p.route, cost.flops, cost.seconds, p.peak_bytes});
-
-  if (options.mode == Mode::automatic) {
-    p.reasons.push_back("the dense direct route is the only one of this version");
-  } else if (options.mode == Mode::sqrt_ba) {
-    p.reasons.push_back("sqrt_ba was asked for; it is the arithmetic of the direct route under its own name");
-  } else {
-    p.reasons.push_back("the direct route was asked for");
-  }
-  if (shape.k == 0) {
-    p.reasons.push_back("no border: the rows are solved one by one");
-  } else if (shape.total_dim == 0) {
-    p.reasons.push_back("no rows: the border is solved alone");
-  } else if (p.thin_border) {
-    p.reasons.push_back("thin border (k <= " + std::to_string(kThinBorder) +
-                        "): rows are whitened and reduced in chunks that stay in the cache");
-  } else {
-    p.reasons.push_back("wide border: one symmetric rank-T update on the stacked whitened rows");
-  }
-  if (p.low_rank) {
-    p.reasons.push_back("T < k (" + dimensions(shape) +
-                        "): a capacitance form would be smaller than the Schur complement");
-  }
-  if (options.device == Device::automatic)
-    p.reasons.push_back("no CUDA backend in this build: everything runs on the CPU");
-
-  if (options.memory_limit && p.peak_bytes > *options.memory_limit) {
-    throw MemoryBudgetExceeded(p.peak_bytes, *options.memory_limit,
-                               "the " + std::string(to_string(p.route)) + " route (" + dimensions(shape) + ")");
-  }
-  return p;
+  return make_plan(shape_of(shape, options), options, purpose);
 }
 
-}  // namespace
-
-SolvePlan plan(const ProblemShape& shape, const SolveOptions& options) {
-  const double d = static_cast<double>(shape.max_dim);
-  return make_plan(shape, static_cast<double>(shape.total_dim) * d * d, options);  // exact for rows of one size
-}
-
-SolvePlan plan(const ArrowSystem& system, const SolveOptions& options) {
-  double cubes = 0.0;
-  for (const RowBucket& bucket : system.buckets()) {
-    const double d = static_cast<double>(bucket.d);
-    cubes += static_cast<double>(bucket.count) * d * d * d;
-  }
-  return make_plan({system.n(), system.k(), system.total_dim(), system.max_dim()}, cubes, options);
+SolvePlan plan(const ArrowSystem& system, const SolveOptions& options, PlanPurpose purpose) {
+  require_options(options);
+  return make_plan(shape_of(system, options), options, purpose);
 }
 
 }  // namespace arrowschur

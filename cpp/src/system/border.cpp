@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 
 #include "linalg/blas.hpp"
 #include "linalg/buffer.hpp"
 #include "linalg/kernels.hpp"
 #include "linalg/pool.hpp"
+#include "system/border_entries.hpp"
+#include "system/border_kronecker.hpp"
 #include "system/storage.hpp"
 
 namespace arrowschur {
@@ -165,6 +168,29 @@ void block_add(const In* block, Index size, const double* x, double* y, double* 
 
 // ---- terms ----------------------------------------------------------------------------------------------------------
 
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+// Columns of the caller's operator, one at a time and, unless it is thread-safe, by one thread at a time.
+class OperatorColumns {
+ public:
+  OperatorColumns(const OperatorBorder& op, Index k) : op_(op), in_(at(k), 0.0), out_(at(k)) {
+    if (!op.thread_safe) lock_ = std::unique_lock(*op.lock);
+  }
+  std::vector<double>& in() { return in_; }
+  const std::vector<double>& out() const { return out_; }
+  void apply() { op_.matvec(in_, out_); }
+  void probe(Index column) {
+    in_[at(column)] = 1.0;
+    apply();
+    in_[at(column)] = 0.0;
+  }
+
+ private:
+  const OperatorBorder& op_;
+  std::unique_lock<std::recursive_mutex> lock_;
+  std::vector<double> in_, out_;
+};
+
 // y += P x for m vectors where y is given, abs += off-diagonal sums where abs is (then m = 1).
 template <class In>
 struct ProductAdder {
@@ -173,6 +199,22 @@ struct ProductAdder {
   double* y;
   double* abs;
 
+  // The Kronecker forms.
+  template <class Term>
+  void operator()(const Term& t) const {
+    const KroneckerProducts<In> products{k};
+    if (y != nullptr) products.multiply_add(t, x, y, m);
+    if (abs != nullptr) products.abs_sums_add(t, abs);
+  }
+  void operator()(const OperatorBorder& t) const {  // whose absolute sums nobody knows
+    if (y == nullptr) return;
+    OperatorColumns columns(t, k);
+    for (Index q = 0; q < m; ++q) {
+      for (Index i = 0; i < k; ++i) columns.in()[at(i)] = x[i * m + q];
+      columns.apply();
+      for (Index i = 0; i < k; ++i) y[i * m + q] += columns.out()[at(i)];
+    }
+  }
   void operator()(const DenseBorder& t) const { block_add(static_cast<const In*>(t.data), k, x, y, abs, m); }
 
   void operator()(const DiagonalBorder& t) const {
@@ -228,6 +270,13 @@ struct DiagonalAdder {
   Index k;
   double* out;
 
+  template <class Term>
+  void operator()(const Term& t) const {
+    KroneckerProducts<In>{k}.diagonal_add(t, out);
+  }
+  void operator()(const OperatorBorder& t) const {
+    for (Index i = 0; i < k; ++i) out[i] += t.diagonal[at(i)];
+  }
   void operator()(const DenseBorder& t) const {
     for (Index i = 0; i < k; ++i) out[i] += static_cast<double>(static_cast<const In*>(t.data)[i * k + i]);
   }
@@ -253,16 +302,20 @@ struct DenseAdder {
   double* out;
   Index ld;
 
-  void operator()(const DenseBorder& t) const { add_square(static_cast<const In*>(t.data), k, 0); }
-  void operator()(const DiagonalBorder& t) const {
-    for (Index i = 0; i < k; ++i) out[i * ld + i] += static_cast<double>(static_cast<const In*>(t.data)[i]);
+  template <class Term>
+  void operator()(const Term& t) const {
+    const IndexRange all{0, k};
+    auto add_entry = [&](Index r, Index c, double value) { add(r, c, value); };
+    EntryVisitor<In, IndexRange, decltype(add_entry)>{k, all, all, add_entry}(t);
   }
-  void operator()(const BandedBorder& t) const {
-    const In* bands = static_cast<const In*>(t.bands);
-    for (Index j = 0; j <= t.bandwidth; ++j) {
-      for (Index i = 0; i + j < k; ++i) add(i + j, i, static_cast<double>(bands[j * k + i]));
+  void operator()(const OperatorBorder& t) const {
+    OperatorColumns columns(t, k);
+    for (Index j = 0; j < k; ++j) {
+      columns.probe(j);
+      for (Index i = j; i < k; ++i) add(i, j, columns.out()[at(i)]);
     }
   }
+  void operator()(const DenseBorder& t) const { add_square(static_cast<const In*>(t.data), k, 0); }
   void operator()(const BlockDiagonalBorder& t) const {
     const In* block = static_cast<const In*>(t.data);
     Index first = 0;
@@ -292,14 +345,25 @@ struct DenseAdder {
   }
 };
 
-bool has_off_diagonal(const BorderTerm& term, Index k) {
-  if (std::holds_alternative<DenseBorder>(term)) return k > 1;
-  if (const auto* banded = std::get_if<BandedBorder>(&term)) return banded->bandwidth > 0;
-  if (const auto* blocks = std::get_if<BlockDiagonalBorder>(&term)) {
-    return std::any_of(blocks->sizes.begin(), blocks->sizes.end(), [](Index size) { return size > 1; });
-  }
-  return false;
+bool any_above_one(const std::vector<Index>& sizes) {
+  return std::any_of(sizes.begin(), sizes.end(), [](Index size) { return size > 1; });
 }
+
+// What the absolute row sums of a term are: nothing off the diagonal, exact, or a bound.
+struct SumsOf {
+  Index k;
+  enum Kind { none, exact, bound };
+
+  Kind operator()(const DenseBorder&) const { return k > 1 ? exact : none; }
+  Kind operator()(const DiagonalBorder&) const { return none; }
+  Kind operator()(const BandedBorder& t) const { return t.bandwidth > 0 ? exact : none; }
+  Kind operator()(const BlockDiagonalBorder& t) const { return any_above_one(t.sizes) ? exact : none; }
+  Kind operator()(const KroneckerBorder& t) const { return any_above_one(t.sizes) ? exact : none; }
+  Kind operator()(const KroneckerProductBorder& t) const { return t.pa * t.pb > 1 ? exact : none; }
+  Kind operator()(const SparseBlockKroneckerBorder& t) const { return sums_are_bound(t) ? bound : exact; }
+  Kind operator()(const FramedKroneckerBorder& t) const { return sums_are_bound(t) ? bound : exact; }
+  Kind operator()(const OperatorBorder&) const { return bound; }
+};
 
 template <template <class> class Adder, class... Args>
 void add_terms(const Border& border, Args... args) {
@@ -309,8 +373,13 @@ void add_terms(const Border& border, Args... args) {
 }
 
 bool is_bound(const Border& border) {
-  return std::count_if(border.terms.begin(), border.terms.end(),
-                       [&](const BorderTerm& term) { return has_off_diagonal(term, border.k); }) > 1;
+  Index with_sums = 0;
+  for (const BorderTerm& term : border.terms) {
+    const SumsOf::Kind kind = std::visit(SumsOf{border.k}, term);
+    if (kind == SumsOf::bound) return true;
+    if (kind == SumsOf::exact) ++with_sums;
+  }
+  return with_sums > 1;
 }
 
 void require_span(std::size_t size, Index expected, const char* name) {
@@ -324,15 +393,72 @@ void require_span(std::size_t size, Index expected, const char* name) {
 void to_dense_add(const Border& border, double* out, Index ld) { add_terms<DenseAdder>(border, out, ld); }
 
 template <class In>
-void square_matvec_add(const In* m, Index size, const double* x, double* y) {
-  block_add(m, size, x, y, static_cast<double*>(nullptr), Index{1});
+void square_matvec_add(const In* m, Index size, const double* x, double* y, Index vectors) {
+  block_add(m, size, x, y, static_cast<double*>(nullptr), vectors);
 }
-template void square_matvec_add<double>(const double*, Index, const double*, double*);
-template void square_matvec_add<float>(const float*, Index, const double*, double*);
+template void square_matvec_add<double>(const double*, Index, const double*, double*, Index);
+template void square_matvec_add<float>(const float*, Index, const double*, double*, Index);
 
 bool matvec_and_abs_sums_add(const Border& border, const double* x, double* y, double* abs) {
   add_terms<ProductAdder>(border, Index{1}, x, y, abs);
   return is_bound(border);
+}
+
+bool has_dense(const Border& border) {
+  return std::none_of(border.terms.begin(), border.terms.end(),
+                      [](const BorderTerm& term) { return std::holds_alternative<OperatorBorder>(term); });
+}
+
+Index stored_entries(const Border& border) {
+  Index entries = 0;
+  for (const BorderTerm& term : border.terms) {
+    entries = checked_sum(entries, std::visit([&](const auto& t) { return term_entries(t, border.k); }, term),
+                          "the border h_bb");
+  }
+  return entries;
+}
+
+namespace {
+
+// out [size, size] += P[indices, indices] for an index set, full symmetric.
+template <class Set>
+void principal_add(const Border& border, const Set& set, Index size, double* out) {
+  auto add = [&](Index r, Index c, double value) {
+    out[r * size + c] += value;
+    if (r != c) out[c * size + r] += value;
+  };
+  with_dtype(border.dtype, [&]<class In>(In) {
+    const EntryVisitor<In, Set, decltype(add)> visitor{border.k, set, set, add};
+    for (const BorderTerm& term : border.terms) {
+      if (const auto* op = std::get_if<OperatorBorder>(&term)) {
+        OperatorColumns columns(*op, border.k);
+        for (Index c = 0; c < size; ++c) {
+          columns.probe(set.at(c));
+          for (Index r = c; r < size; ++r) add(r, c, columns.out()[at(set.at(r))]);
+        }
+      } else {
+        std::visit(visitor, term);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void block_add(const Border& border, Index begin, Index end, double* out) {
+  principal_add(border, IndexRange{begin, end}, end - begin, out);
+}
+
+void subblock_add(const Border& border, std::span<const Index> cols, double* out) {
+  principal_add(border, IndexList{cols}, static_cast<Index>(cols.size()), out);
+}
+
+void for_each_lower(const Border& border, const std::function<void(Index, Index, double)>& f) {
+  const IndexRange all{0, border.k};
+  with_dtype(border.dtype, [&]<class In>(In) {
+    const EntryVisitor<In, IndexRange, const std::function<void(Index, Index, double)>> visitor{border.k, all, all, f};
+    for (const BorderTerm& term : border.terms) std::visit(visitor, term);
+  });
 }
 
 }  // namespace border

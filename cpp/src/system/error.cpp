@@ -93,6 +93,47 @@ SchurFactorError::SchurFactorError(SchurFailure failure, Index pivot, double kap
       kappa_estimate(kappa),
       suggested_ridge(suggested) {}
 
+const char* to_string(PcgFailure kind) noexcept {
+  switch (kind) {
+    case PcgFailure::jacobi_diagonal:
+      return "jacobi_diagonal";
+    case PcgFailure::stagnation:
+      return "stagnation";
+    case PcgFailure::budget:
+      return "budget";
+    case PcgFailure::not_pd:
+      return "not_pd";
+  }
+  return "unknown";
+}
+
+namespace {
+
+std::string pcg_message(const PcgError::Facts& f) {
+  if (f.kind == PcgFailure::jacobi_diagonal) {
+    return "the Schur complement S has " + format_number(f.value) + " on its diagonal in column " +
+           std::to_string(f.index) + ": no Jacobi preconditioner, and S is not positive definite; raise ridge_beta.";
+  }
+  std::string text = "conjugate gradients on the border (preconditioner " +
+                     (f.preconditioner.empty() ? std::string("none") : f.preconditioner) + ") ";
+  if (f.kind == PcgFailure::budget) {
+    text += "used up their iterations";
+  } else if (f.kind == PcgFailure::not_pd) {
+    text += "met a direction of negative curvature: S is not positive definite";
+  } else {
+    text += "stagnated";
+  }
+  return text + " after " + std::to_string(f.iterations) + " iterations, relative residual " +
+         format_number(f.relative_residual) + ".";
+}
+
+}  // namespace
+
+PcgError::PcgError(const Facts& f) : ArrowError(pcg_message(f)), facts(f) {}
+
+NegativeCurvature::NegativeCurvature(const Facts& f, double c, double norm_sq, std::vector<double> p)
+    : PcgError(pcg_message(f), f), curvature(c), direction_norm_sq(norm_sq), direction(std::move(p)) {}
+
 CertificateError::CertificateError(double measured, double allowed)
     : ArrowError("the step has a backward error of " + format_number(measured) + ", expected at most " +
                  format_number(allowed) + " (certificate_tolerance)."),

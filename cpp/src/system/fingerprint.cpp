@@ -7,6 +7,7 @@
 
 #include "arrowschur/system.hpp"
 #include "linalg/pool.hpp"
+#include "system/cross.hpp"
 #include "system/lazy_fingerprint.hpp"
 #include "system/storage.hpp"
 
@@ -74,6 +75,10 @@ struct Hasher {
   void entries(const void* data, Index count) {
     state = hash_bytes(state, data, static_cast<std::size_t>(count) * item);
   }
+  void values(const void* data, Index first, Index count) {
+    entries(static_cast<const unsigned char*>(data) + static_cast<std::size_t>(first) * item, count);
+  }
+  void bytes(const void* data, std::size_t count) { state = hash_bytes(state, data, count); }
 };
 
 struct TermHasher {
@@ -91,6 +96,79 @@ struct TermHasher {
   void operator()(const BlockDiagonalBorder& t) const {
     for (const Index size : t.sizes) h.number(size);
     h.entries(t.data, term_entries(t, k));
+  }
+  void operator()(const KroneckerBorder& t) const {
+    h.number(t.p);
+    for (const Index size : t.sizes) h.number(size);
+    h.entries(t.factors, term_entries(t, k));
+  }
+  void operator()(const KroneckerProductBorder& t) const {
+    for (const Index number : {t.pa, t.pb, t.offset}) h.number(number);
+    h.entries(t.a, t.pa * t.pa);
+    h.entries(t.b, t.pb * t.pb);
+  }
+  void operator()(const SparseBlockKroneckerBorder& t) const {
+    h.number(t.p);
+    h.bytes(t.blocks.data(), t.blocks.size() * sizeof(t.blocks[0]));
+    h.entries(t.values, t.entries);
+  }
+  // The products of the frames follow from the frames.
+  void operator()(const FramedKroneckerBorder& t) const {
+    h.number(t.p);
+    for (const std::size_t count : {t.groups.size(), t.blocks.size()}) h.number(static_cast<Index>(count));
+    for (const auto& group : t.groups) {
+      for (const Index number : {group.basis, group.width}) h.number(number);
+      h.number(group.frame == nullptr ? 0 : 1);
+      if (group.frame != nullptr) h.entries(group.frame, t.p * group.width);
+    }
+    for (const auto& block : t.blocks) {
+      for (const Index number : {block.a, block.b}) h.number(number);
+      h.values(t.values, block.data,
+               t.groups[static_cast<std::size_t>(block.a)].basis * t.groups[static_cast<std::size_t>(block.b)].basis);
+    }
+  }
+  // The caller's word for the content; without one, no two constructions are the same.
+  void operator()(const OperatorBorder& t) const {
+    h.number(t.tag.has_value() ? 1 : 0);
+    h.number(static_cast<Index>(t.tag.has_value() ? *t.tag : reinterpret_cast<std::uintptr_t>(t.lock.get())));
+    h.bytes(t.diagonal.data(), t.diagonal.size() * sizeof(double));
+  }
+};
+
+// Normal forms: how the entries were ordered or repeated at construction does not matter.
+struct CrossHasher {
+  Hasher& h;
+  Index n, k, total;
+
+  void operator()(std::monostate, const cross::Layout&) const {}
+  void operator()(const DenseCross& c, const cross::Layout&) const { h.entries(c.data, total * k); }
+  void operator()(const BlockSparseCross& c, const cross::Layout& l) const {
+    indices(c.block_offsets.data(), static_cast<Index>(c.block_offsets.size()));
+    indices(c.indptr, n + 1);
+    indices(c.block_index, c.indptr[n]);
+    h.entries(c.values, l.stored);
+  }
+  void operator()(const KroneckerCross& c, const cross::Layout& l) const {
+    const Index pairs = c.support_ptr[n];
+    h.number(c.p);
+    indices(c.support_ptr, n + 1);
+    indices(c.support_base, pairs);
+    h.entries(c.support_phi, pairs);
+    if (c.j_ptr != nullptr) {
+      indices(c.j_ptr, n + 1);
+      indices(c.support_j, pairs);
+    }
+    h.entries(c.j, l.first_value.back());
+  }
+  // As for OperatorBorder. The supplement is content either way.
+  void operator()(const OperatorCross& c, const cross::Layout& l) const {
+    h.number(c.tag.has_value() ? 1 : 0);
+    h.number(static_cast<Index>(c.tag.has_value() ? *c.tag : reinterpret_cast<std::uintptr_t>(c.lock.get())));
+    h.number(static_cast<Index>(c.supplement.index()));
+    std::visit([&](const auto& form) { (*this)(form, l.supplement ? *l.supplement : l); }, c.supplement);
+  }
+  void indices(const Index* data, Index count) const {
+    h.bytes(data, static_cast<std::size_t>(count) * sizeof(Index));
   }
 };
 
@@ -111,7 +189,8 @@ std::uint64_t ArrowSystem::fingerprint() const {
     h.number(one_size ? 1 : 0);
     for (Index i = 0; i < (one_size ? std::min<Index>(p.n, 1) : p.n); ++i) h.number(row_dim(i));
     h.entries(p.h_tt, is_uniform() ? d_->total_dim * p.d : d_->block_offsets.back());
-    h.entries(p.h_tb, d_->total_dim * p.k);
+    if (!std::holds_alternative<DenseCross>(p.cross)) h.number(static_cast<Index>(p.cross.index()));
+    std::visit([&](const auto& form) { CrossHasher{h, p.n, p.k, d_->total_dim}(form, cross_layout()); }, p.cross);
     h.number(static_cast<Index>(p.border.terms.size()));
     for (const BorderTerm& term : p.border.terms) {
       h.number(static_cast<Index>(term.index()));

@@ -10,19 +10,16 @@
 #include "linalg/kernels.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/rank_update.hpp"
+#include "system/examine.hpp"
+#include "system/jacobians.hpp"
 #include "system/storage.hpp"
 #include "system/validate.hpp"
 
 namespace arrowschur {
-namespace {
 
-using linalg::Buffer;
-using linalg::kPanel;
-using linalg::kTile;
+using validate::require_buffer;
 
-constexpr Index kPackedBytes = Index{16} << 20;  // weighted border Jacobians packed at a time
-constexpr Index kRowsPerTask = 64;
-constexpr Index kGradientGroups = 32;  // partials of g_beta
+namespace jacobians {
 
 void require_finite(const double* x, Index size, const char* name, Index inner, Index middle) {
   const Index bad = validate::first_non_finite(x, size);
@@ -33,7 +30,7 @@ void require_finite(const double* x, Index size, const char* name, Index inner, 
   throw InvalidArgument(name, validate::describe(x[bad]) + " at " + where + "]", "finite entries");
 }
 
-void require_sizes(const JacobianParts& p) {
+void require_rows(const JacobianParts& p, Index width) {
   const std::pair<Index, const char*> sizes[] = {{p.n, "n"}, {p.d, "d"}, {p.k, "k"}, {p.r, "r"}, {p.q, "q"}};
   for (const auto& [value, name] : sizes) {
     if (value < 0) throw InvalidArgument(name, std::to_string(value), "an integer >= 0");
@@ -46,26 +43,18 @@ void require_sizes(const JacobianParts& p) {
   const Index size = static_cast<Index>(sizeof(double));
   const Index residuals = checked_product(p.r, p.q, "the residuals (r x q)");
   const Index rows = checked_product(p.n, p.d, "the rows (n x d)");
-  for (const Index width : {p.d, p.k, Index{1}}) {
-    checked_product(checked_product(residuals, width, "the Jacobians"), size, "the Jacobians");
-    checked_product(checked_product(rows, width, "the system"), size, "the system");
+  for (const Index columns : {p.d, width, Index{1}}) {
+    checked_product(checked_product(residuals, columns, "the Jacobians"), size, "the Jacobians");
+    checked_product(checked_product(rows, columns, "the system"), size, "the system");
   }
-  checked_product(checked_product(p.k, p.k, "the border (k x k)"), size, "the border (k x k)");
-
-  const auto require_buffer = [](const void* data, Index entries, const char* name) {
-    if (data == nullptr && entries > 0) {
-      throw InvalidArgument(name, "a null pointer", "a buffer of " + std::to_string(entries) + " entries");
-    }
-  };
+  checked_product(checked_product(width, width, "the border (k x k)"), size, "the border (k x k)");
   require_buffer(p.j_t, residuals * p.d, "j_t");
-  require_buffer(p.j_beta, residuals * p.k, "j_beta");
   require_buffer(p.residual, residuals, "residual");
 }
 
-void require_values(const JacobianParts& p) {
+void require_row_values(const JacobianParts& p) {
   const Index residuals = p.r * p.q;
   require_finite(p.j_t, residuals * p.d, "j_t", p.d, p.q);
-  require_finite(p.j_beta, residuals * p.k, "j_beta", p.k, p.q);
   require_finite(p.residual, residuals, "residual", 1, p.q);
   if (p.weights != nullptr) {
     const Index inner = p.weights_per_residual ? p.q : 1, count = p.r * inner;
@@ -84,33 +73,30 @@ void require_values(const JacobianParts& p) {
   }
 }
 
-// Residual blocks of each row, in ascending order: blocks[first[i]] .. blocks[first[i + 1] - 1].
-struct BlocksOfRows {
-  std::vector<Index> first, blocks;
-
-  explicit BlocksOfRows(const JacobianParts& p) : first(static_cast<std::size_t>(p.n) + 1, 0) {
-    if (p.row_index == nullptr) return;
-    for (Index b = 0; b < p.r; ++b) ++first[static_cast<std::size_t>(p.row_index[b]) + 1];
-    for (std::size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
-    blocks.resize(static_cast<std::size_t>(p.r));
-    std::vector<Index> next(first.begin(), first.end() - 1);
-    for (Index b = 0; b < p.r; ++b) {
-      blocks[static_cast<std::size_t>(next[static_cast<std::size_t>(p.row_index[b])]++)] = b;
-    }
+BlocksOfRows::BlocksOfRows(const JacobianParts& p) : first(static_cast<std::size_t>(p.n) + 1, 0) {
+  if (p.row_index == nullptr) return;
+  for (Index b = 0; b < p.r; ++b) ++first[static_cast<std::size_t>(p.row_index[b]) + 1];
+  for (std::size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
+  blocks.resize(static_cast<std::size_t>(p.r));
+  std::vector<Index> next(first.begin(), first.end() - 1);
+  for (Index b = 0; b < p.r; ++b) {
+    blocks[static_cast<std::size_t>(next[static_cast<std::size_t>(p.row_index[b])]++)] = b;
   }
-  template <class F>
-  void for_each(const JacobianParts& p, Index row, F&& f) const {
-    if (p.row_index == nullptr) return f(row);
-    for (Index at = first[static_cast<std::size_t>(row)]; at < first[static_cast<std::size_t>(row) + 1]; ++at) {
-      f(blocks[static_cast<std::size_t>(at)]);
-    }
-  }
-};
-
-double weight(const JacobianParts& p, Index block, Index s) {
-  if (p.weights == nullptr) return 1.0;
-  return p.weights[p.weights_per_residual ? block * p.q + s : block];
 }
+
+}  // namespace jacobians
+
+namespace {
+
+using jacobians::BlocksOfRows;
+using jacobians::weight;
+using linalg::Buffer;
+using linalg::kPanel;
+using linalg::kTile;
+
+constexpr Index kPackedBytes = Index{16} << 20;  // weighted border Jacobians packed at a time
+constexpr Index kRowsPerTask = 64;
+constexpr Index kGradientGroups = 32;  // partials of g_beta
 
 // h_tt[i] += J_t' W J_t, h_tb[i] += J_t' W J_beta, g_t[i] += J_t' W e of one residual block.
 void add_block(const JacobianParts& p, Index block, double* weighted, double* h_tt, double* h_tb, double* g_t) {
@@ -219,8 +205,10 @@ void accumulate_border(const JacobianParts& p, double* h_bb) {
 }  // namespace
 
 void normal_equations(const JacobianParts& p, double* h_tt, double* h_tb, double* h_bb, double* g_t, double* g_beta) {
-  require_sizes(p);
-  require_values(p);
+  jacobians::require_rows(p, p.k);
+  require_buffer(p.j_beta, p.r * p.q * p.k, "j_beta");
+  jacobians::require_row_values(p);
+  jacobians::require_finite(p.j_beta, p.r * p.q * p.k, "j_beta", p.k, p.q);
   accumulate_rows(p, h_tt, h_tb, g_t);
   if (p.k == 0) return;
   accumulate_border_gradient(p, g_beta);

@@ -35,6 +35,32 @@ const char* to_string(Mode mode) noexcept {
   return "unknown";
 }
 
+const char* to_string(PreconditionerKind kind) noexcept {
+  switch (kind) {
+    case PreconditionerKind::ladder:
+      return "ladder";
+    case PreconditionerKind::none:
+      return "none";
+    case PreconditionerKind::diagonal:
+      return "diagonal";
+    case PreconditionerKind::block:
+      return "block";
+    case PreconditionerKind::cluster:
+      return "cluster";
+    case PreconditionerKind::schwarz:
+      return "schwarz";
+    case PreconditionerKind::incomplete_cholesky:
+      return "incomplete_cholesky";
+    case PreconditionerKind::power_series:
+      return "power_series";
+    case PreconditionerKind::nystrom:
+      return "nystrom";
+    case PreconditionerKind::deflated:
+      return "deflated";
+  }
+  return "unknown";
+}
+
 const char* to_string(Precision precision) noexcept {
   switch (precision) {
     case Precision::float64:
@@ -48,6 +74,27 @@ const char* to_string(Precision precision) noexcept {
 }
 
 // Comparisons are written so that NaN breaks every rule.
+std::optional<Complaint> check(const PcgOptions& o) {
+  if (o.max_iterations < 0) {
+    return Complaint{"max_iterations", std::to_string(o.max_iterations), "an integer >= 0"};
+  }
+  if (o.relative_tolerance && !(*o.relative_tolerance >= 0.0 && *o.relative_tolerance < 1.0)) {
+    return Complaint{"relative_tolerance", format_number(*o.relative_tolerance), "none or in [0, 1)"};
+  }
+  return std::nullopt;
+}
+
+std::optional<Complaint> check(const TrustRegionOptions& o) {
+  if (o.radius && !(*o.radius > 0.0)) return Complaint{"radius", format_number(*o.radius), "none or a number > 0"};
+  if (!(o.relative_tolerance >= 0.0 && o.relative_tolerance < 1.0)) {
+    return Complaint{"relative_tolerance", format_number(o.relative_tolerance), "in [0, 1)"};
+  }
+  if (o.max_iterations < 0) {
+    return Complaint{"max_iterations", std::to_string(o.max_iterations), "an integer >= 0"};
+  }
+  return std::nullopt;
+}
+
 std::optional<Complaint> check(const SolveOptions& o) {
   if (!known(o.mode, Mode::inexact_pcg)) {
     return Complaint{"mode", number_of(o.mode), "one of 'auto', 'direct', 'sqrt_ba', 'low_rank', 'inexact_pcg'"};
@@ -66,6 +113,20 @@ std::optional<Complaint> check(const SolveOptions& o) {
   }
   if (o.certificate_tolerance && !(*o.certificate_tolerance > 0.0)) {
     return Complaint{"certificate_tolerance", format_number(*o.certificate_tolerance), "none or a number > 0"};
+  }
+  if (auto complaint = check(o.pcg)) return complaint;
+  if (auto complaint = check(o.trust_region)) return complaint;
+  if (!known(o.preconditioner, PreconditionerKind::deflated)) {
+    return Complaint{"preconditioner", number_of(o.preconditioner), "a known preconditioner"};
+  }
+  if (o.schur_pd_floor && !(*o.schur_pd_floor > 0.0 && *o.schur_pd_floor < 1.0)) {
+    return Complaint{"schur_pd_floor", format_number(*o.schur_pd_floor), "none or in (0, 1)"};
+  }
+  if (!known(o.calibrate, Calibrate::measure)) {
+    return Complaint{"calibrate", number_of(o.calibrate), "one of 'off', 'cache', 'measure'"};
+  }
+  if (o.expected_solves < 1) {
+    return Complaint{"expected_solves", std::to_string(o.expected_solves), "an integer >= 1"};
   }
   if (o.memory_limit && *o.memory_limit < 0) {
     return Complaint{"memory_limit", std::to_string(*o.memory_limit), "none or a number of bytes >= 0"};

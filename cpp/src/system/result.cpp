@@ -20,4 +20,18 @@ const char* to_string(Stage stage) noexcept {
   return "unknown";
 }
 
+const char* to_string(SchurConditioning conditioning) noexcept {
+  switch (conditioning) {
+    case SchurConditioning::none:
+      return "none";
+    case SchurConditioning::pd_floor:
+      return "pd_floor";
+    case SchurConditioning::unit_deflated:
+      return "unit_deflated";
+    case SchurConditioning::curvature_ridge:
+      return "curvature_ridge";
+  }
+  return "unknown";
+}
+
 }  // namespace arrowschur

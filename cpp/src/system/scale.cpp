@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "eliminate/row_access.hpp"
+#include "system/cross.hpp"
 
 namespace arrowschur::system {
 
@@ -30,12 +31,6 @@ double max_abs_border(const ArrowSystem& s) {
   return m;
 }
 
-double max_abs(const ArrowSystem& s) {
-  double m = std::max(max_abs_rows(s), max_abs_border(s));
-  eliminate::with_storage(s.dtype(), s.h_tb(), [&](const auto* b) {
-    for (Index j = 0; j < s.total_dim() * s.k(); ++j) m = std::max(m, std::abs(static_cast<double>(b[j])));
-  });
-  return m;
-}
+double max_abs(const ArrowSystem& s) { return std::max({max_abs_rows(s), max_abs_border(s), cross::max_abs(s)}); }
 
 }  // namespace arrowschur::system

@@ -11,6 +11,9 @@
 #include "linalg/kernels.hpp"
 #include "linalg/pool.hpp"
 #include "system/border.hpp"
+#include "system/border_validation.hpp"
+#include "system/cross_make.hpp"
+#include "system/examine.hpp"
 #include "system/format.hpp"
 #include "system/lazy_fingerprint.hpp"
 #include "system/storage.hpp"
@@ -21,174 +24,18 @@ namespace {
 
 using linalg::Buffer;
 
-std::string index_text(std::initializer_list<Index> index) {
-  std::string text = "[";
-  for (const Index i : index) text += (text.size() > 1 ? ", " : "") + std::to_string(i);
-  return text + "]";
-}
-
-// ---- sizes ----------------------------------------------------------------------------------------------------------
+using validate::asymmetric;
+using validate::examine_block;
+using validate::index_text;
+using validate::kSmallBlock;
+using validate::require_buffer;
+using validate::require_bytes;
+using validate::throw_asymmetric;
+using validate::throw_not_finite;
 
 void require_size(Index value, const char* name) {
   if (value < 0) throw InvalidArgument(name, std::to_string(value), "an integer >= 0");
 }
-
-void require_buffer(const void* data, Index entries, const char* name) {
-  if (data == nullptr && entries > 0) {
-    throw InvalidArgument(name, "a null pointer", "a buffer of " + std::to_string(entries) + " entries");
-  }
-}
-
-void require_bytes(Index entries, DType dtype, const char* what) {
-  const Index size = static_cast<Index>(size_of(dtype));
-  if (entries > std::numeric_limits<Index>::max() / size) throw_overflow(what);
-}
-
-struct BorderShape {
-  Index k;
-
-  void operator()(const DenseBorder&) const {}
-  void operator()(const DiagonalBorder&) const {}
-  void operator()(const BandedBorder& t) const {
-    if (t.bandwidth < 0 || t.bandwidth >= std::max<Index>(k, 1)) {
-      throw InvalidArgument("h_bb", "a banded border with " + std::to_string(t.bandwidth) + " sub-diagonals",
-                            "between 0 and " + std::to_string(std::max<Index>(k, 1) - 1));
-    }
-  }
-  void operator()(const BlockDiagonalBorder& t) const {
-    Index sum = 0;
-    for (const Index size : t.sizes) {
-      if (size < 0) throw InvalidArgument("h_bb", "a diagonal block of size " + std::to_string(size), "sizes >= 0");
-      if (__builtin_add_overflow(sum, size, &sum)) throw_overflow("the block-diagonal border h_bb");
-    }
-    if (sum != k) {
-      throw InvalidArgument("h_bb", "diagonal blocks whose sizes sum to " + std::to_string(sum),
-                            "a sum of k = " + std::to_string(k));
-    }
-  }
-};
-
-// ---- finiteness and symmetry ----------------------------------------------------------------------------------------
-
-[[noreturn]] void throw_not_finite(const char* name, double value, const std::string& where) {
-  throw InvalidArgument(name, validate::describe(value) + " at " + where, "finite entries");
-}
-
-[[noreturn]] void throw_asymmetric(const char* name, const std::string& where, double difference, double scale,
-                                   double tolerance) {
-  throw InvalidArgument(
-      name, where + "with max|X - X'| = " + format_number(difference) + " and max|X| = " + format_number(scale),
-      "symmetric blocks (max|X - X'| <= " + format_number(tolerance) + " max|X|), or symmetry='average' or 'lower'");
-}
-
-template <class T>
-bool asymmetric(const validate::SymmetryFacts& f) {
-  return f.difference > validate::kSymmetryTolerance<T> * f.scale;
-}
-
-// max |X - X'| and max |X| of one small block.
-template <class T>
-validate::SymmetryFacts examine_block(const T* x, Index d) {
-  validate::SymmetryFacts f;
-  for (Index r = 0; r < d; ++r) {
-    for (Index c = 0; c < r; ++c) {
-      const double a = static_cast<double>(x[r * d + c]), b = static_cast<double>(x[c * d + r]);
-      f.difference = std::max(f.difference, std::fabs(a - b));
-      f.scale = std::max({f.scale, std::fabs(a), std::fabs(b)});
-    }
-    f.scale = std::max(f.scale, std::fabs(static_cast<double>(x[r * d + r])));
-  }
-  return f;
-}
-
-constexpr Index kSmallBlock = 64;  // row blocks from this size on take the cache-blocked passes of a matrix
-
-struct BorderExamination {
-  Index k;
-  const ValidationOptions& options;
-  std::vector<std::shared_ptr<const void>>& copies;
-  std::string term;  // " of term 2", where there are several
-
-  template <class T>
-  void finite(const T* data, Index first, Index size, const std::string& shape) const {
-    const Index bad = validate::first_non_finite(data + first, size);
-    if (bad < 0) return;
-    throw_not_finite("h_bb", static_cast<double>(data[first + bad]), shape);
-  }
-  // The averaged copy of `size` x `size` blocks that follow one another.
-  template <class T>
-  const void* averaged(const T* data, const std::vector<Index>& sizes, Index entries) const {
-    auto copy = std::make_shared<Buffer<T>>(entries);
-    Index at = 0;
-    for (const Index size : sizes) {
-      validate::average_square(data + at, size, copy->data() + at);
-      at += size * size;
-    }
-    const void* result = copy->data();
-    copies.push_back(std::move(copy));
-    return result;
-  }
-
-  template <class T>
-  void square(const T* data, Index size, const std::string& name) const {
-    const bool symmetry = options.symmetry == Symmetry::check;
-    if (!options.check_finite && !symmetry) return;
-    if (!symmetry) {
-      const Index bad = validate::first_non_finite(data, size * size);
-      if (bad >= 0) report_square(data, size, bad, name);
-      return;
-    }
-    const validate::SymmetryFacts f =
-        size < kSmallBlock && !options.check_finite ? examine_block(data, size) : validate::examine_square(data, size);
-    if (options.check_finite && !f.finite) {
-      report_square(data, size, validate::first_non_finite(data, size * size), name);
-    }
-    if (asymmetric<T>(f)) {
-      throw_asymmetric("h_bb", "a " + name + term + " ", f.difference, f.scale, validate::kSymmetryTolerance<T>);
-    }
-  }
-  template <class T>
-  [[noreturn]] void report_square(const T* data, Index size, Index bad, const std::string& name) const {
-    const std::string where = index_text({bad / size, bad % size});
-    throw_not_finite("h_bb", static_cast<double>(data[bad]),
-                     name == "matrix" ? where + term : where + " of " + name + term);
-  }
-
-  template <class T>
-  void examine(DenseBorder& t) const {
-    const T* data = static_cast<const T*>(t.data);
-    square(data, k, "matrix");
-    if (options.symmetry == Symmetry::average) t.data = averaged(data, {k}, k * k);
-  }
-  template <class T>
-  void examine(DiagonalBorder& t) const {
-    if (!options.check_finite) return;
-    const T* data = static_cast<const T*>(t.data);
-    const Index bad = validate::first_non_finite(data, k);
-    if (bad >= 0)
-      throw_not_finite("h_bb", static_cast<double>(data[bad]), index_text({bad}) + " of the diagonal" + term);
-  }
-  template <class T>
-  void examine(BandedBorder& t) const {
-    if (!options.check_finite) return;
-    const T* data = static_cast<const T*>(t.bands);
-    for (Index j = 0; j <= t.bandwidth; ++j) {
-      const Index bad = validate::first_non_finite(data + j * k, k - j);  // what lies behind is not part of the matrix
-      if (bad < 0) continue;
-      throw_not_finite("h_bb", static_cast<double>(data[j * k + bad]), index_text({j, bad}) + " of the bands" + term);
-    }
-  }
-  template <class T>
-  void examine(BlockDiagonalBorder& t) const {
-    const T* data = static_cast<const T*>(t.data);
-    Index at = 0;
-    for (std::size_t b = 0; b < t.sizes.size(); ++b) {
-      square(data + at, t.sizes[b], "diagonal block " + std::to_string(b));
-      at += t.sizes[b] * t.sizes[b];
-    }
-    if (options.symmetry == Symmetry::average) t.data = averaged(data, t.sizes, at);
-  }
-};
 
 }  // namespace
 
@@ -273,8 +120,6 @@ Index lay_out(Data& data) {
   require_bytes(h_tt_entries, p.dtype, "the row blocks h_tt");
   require_bytes(checked_sum(data.total_dim, p.k, "a vector of T + k entries"), DType::float64,
                 "a vector of T + k entries");
-  require_bytes(checked_product(data.total_dim, p.k, "the cross block h_tb (T x k)"), p.dtype,
-                "the cross block h_tb (T x k)");
   require_bytes(checked_product(p.k, p.k, "the border (k x k)"), DType::float64, "the border (k x k)");
   return h_tt_entries;
 }
@@ -335,12 +180,25 @@ void examine_rows(Data& data, const ValidationOptions& options, Index entries) {
   }
 }
 
-template <class T>
-void examine_matrix_rows(const char* name, const T* data, Index total_dim, Index k, Index d, bool uniform) {
-  const Index bad = validate::first_non_finite(data, total_dim * k);
-  if (bad < 0) return;
-  const Index t = bad / k, j = bad % k;
-  throw_not_finite(name, static_cast<double>(data[bad]), uniform ? index_text({t / d, t % d, j}) : index_text({t, j}));
+template <class Data>
+cross::Rows rows_of(const Data& data) {
+  const SystemParts& p = data.parts;
+  const bool uniform = p.row_dims.empty();
+  return {p.n,     p.k, p.d, data.total_dim, uniform ? nullptr : p.row_dims.data(), uniform ? nullptr : data.row_offsets.data(),
+          p.dtype};
+}
+
+template <class Data>
+void detect_cross_structure(Data& data, const cross::Rows& rows) {
+  SystemParts& p = data.parts;
+  const auto* dense = std::get_if<DenseCross>(&p.cross);
+  if (dense == nullptr) return;
+  std::optional<cross::Detected> found = cross::detect_blocks(rows, *dense, p.border_blocks);
+  if (!found) return;
+  p.cross = std::move(found->cross);
+  data.copies.push_back(std::move(found->owner));
+  data.detected.push_back(std::move(found->line));
+  data.cross_layout = cross::examine(rows, p.cross, false, data.copies);
 }
 
 template <class T>
@@ -368,37 +226,28 @@ ArrowSystem ArrowSystem::make(SystemParts parts, const ValidationOptions& option
   data->fingerprint = std::make_shared<Data::LazyFingerprint>();
   SystemParts& p = data->parts;
 
+  if (p.h_tb != nullptr) p.cross = DenseCross{std::exchange(p.h_tb, nullptr)};
   const Index h_tt_entries = lay_out(*data);
   require_buffer(p.h_tt, h_tt_entries, "h_tt");
-  require_buffer(p.h_tb, data->total_dim * p.k, "h_tb");
+  const cross::Rows rows = rows_of(*data);
+  cross::require_shape(rows, p.cross);
+  if (!p.border_blocks.empty()) cross::require_border_blocks(p.border_blocks, p.k);
   require_buffer(p.g_t, data->total_dim, "g_t");
   require_buffer(p.g_beta, p.k, "g_beta");
   if (p.border.terms.empty()) {
     p.border.k = p.k;
     p.border.dtype = p.dtype;
   }
-  if (p.border.k != p.k) {
-    throw InvalidArgument("h_bb", "a border of width " + std::to_string(p.border.k),
-                          "width k = " + std::to_string(p.k));
-  }
-  if (p.border.dtype != p.dtype) throw InvalidArgument("h_bb", "a border of another dtype", "the dtype of h_tt");
-  for (const BorderTerm& term : p.border.terms) {
-    std::visit(BorderShape{p.k}, term);
-    const Index entries = std::visit([&](const auto& t) { return term_entries(t, p.k); }, term);
-    require_bytes(entries, p.dtype, "the border h_bb");
-    require_buffer(std::visit([](const auto& t) { return term_data(t); }, term), entries, "h_bb");
-  }
+  validate::require_border_shape(p.border, p.k, p.dtype);
 
   with_dtype(p.dtype, [&]<class T>(T) {
     examine_rows<Data, T>(*data, options, h_tt_entries);
-    if (options.check_finite) {
-      examine_matrix_rows("h_tb", static_cast<const T*>(p.h_tb), data->total_dim, p.k, p.d, p.row_dims.empty());
+    data->cross_layout = cross::examine(rows, p.cross, options.check_finite, data->copies);
+    if (options.detect_structure) detect_cross_structure(*data, rows);
+    if (const auto* sparse = std::get_if<BlockSparseCross>(&p.cross); sparse != nullptr && p.border_blocks.empty()) {
+      p.border_blocks = sparse->block_offsets;
     }
-    for (std::size_t t = 0; t < p.border.terms.size(); ++t) {
-      const BorderExamination examination{p.k, options, data->copies,
-                                          p.border.terms.size() > 1 ? " of term " + std::to_string(t) : std::string()};
-      std::visit([&](auto& term) { examination.template examine<T>(term); }, p.border.terms[t]);
-    }
+    validate::examine_border(p.border, options, data->copies, data->detected);
     if (options.check_finite) {
       examine_gradient(static_cast<const T*>(p.g_t), static_cast<const T*>(p.g_beta), data->total_dim, p.k, p.d,
                        p.row_dims.empty());
@@ -429,11 +278,11 @@ ArrowSystem ArrowSystem::uniform(Index n, Index d, Index k, const double* h_tt, 
 Index ArrowSystem::nbytes() const noexcept {
   const SystemParts& p = d_->parts;
   const Index h_tt = is_uniform() ? d_->total_dim * p.d : d_->block_offsets.back();
-  Index entries = h_tt + d_->total_dim * p.k + d_->total_dim + p.k;
+  Index entries = h_tt + d_->total_dim + p.k;
   for (const BorderTerm& term : p.border.terms) {
     entries += std::visit([&](const auto& t) { return term_entries(t, p.k); }, term);  // fits: checked by make()
   }
-  return entries * static_cast<Index>(size_of(p.dtype));
+  return entries * static_cast<Index>(size_of(p.dtype)) + cross::nbytes(*this);
 }
 
 ArrowSystem ArrowSystem::with_gradient(const void* g_t, const void* g_beta, std::shared_ptr<const void> owner,
@@ -539,6 +388,23 @@ void apply_rows(const ArrowSystem& s, const double* x_t, const double* x_beta, d
   }
 }
 
+// The same for the other forms of the cross block: rows, then B x_beta, then B' x_t.
+template <class In>
+void apply_structured(const ArrowSystem& s, const double* x_t, const double* x_beta, double* y_t, double* y_beta,
+                      const Ridges& ridges) {
+  constexpr Index kRows = 1024;
+  linalg::parallel_for_if(s.total_dim() * s.max_dim() >= linalg::kParallelWork, (s.n() + kRows - 1) / kRows,
+                          [&](Index task) {
+                            const Index end = std::min(s.n(), (task + 1) * kRows);
+                            apply_row_blocks<In>(s, task * kRows, end, x_t, y_t, ridges);
+                          });
+  Buffer<double> b_x(s.total_dim()), bt_x(s.k());
+  cross::apply(s, 0, s.n(), x_beta, b_x.data(), 1);
+  cross::transpose(s, x_t, bt_x.data(), 1);
+  for (Index t = 0; t < s.total_dim(); ++t) y_t[t] += b_x[t];
+  for (Index j = 0; j < s.k(); ++j) y_beta[j] += bt_x[j];
+}
+
 // Sum of f(i) over [0, size) in runs of 1024: the error grows with the run and the number of runs, not with the size.
 template <class F>
 double chunked_sum(Index size, F&& f) {
@@ -565,8 +431,13 @@ void ArrowSystem::apply(std::span<const double> x_t, std::span<const double> x_b
     y_beta[j] = (ridges.beta + (ridges.damping_beta.empty() ? 0.0 : ridges.damping_beta[j])) * x_beta[j];
   }
   border().matvec_add(x_beta, y_beta);
-  with_dtype(dtype(),
-             [&]<class T>(T) { apply_rows<T>(*this, x_t.data(), x_beta.data(), y_t.data(), y_beta.data(), ridges); });
+  with_dtype(dtype(), [&]<class T>(T) {
+    if (h_tb() != nullptr || total_dim() == 0 || k() == 0) {
+      apply_rows<T>(*this, x_t.data(), x_beta.data(), y_t.data(), y_beta.data(), ridges);
+    } else {
+      apply_structured<T>(*this, x_t.data(), x_beta.data(), y_t.data(), y_beta.data(), ridges);
+    }
+  });
 }
 
 void ArrowSystem::to_dense(std::span<double> h, std::span<double> g) const {
@@ -577,7 +448,6 @@ void ArrowSystem::to_dense(std::span<double> h, std::span<double> g) const {
   std::fill(h.begin(), h.end(), 0.0);
   with_dtype(dtype(), [&]<class T>(T) {
     const T* blocks = static_cast<const T*>(h_tt());
-    const T* cross = static_cast<const T*>(h_tb());
     for (Index i = 0; i < n(); ++i) {
       const Index d = row_dim(i), t = row_offset(i);
       const T* block = blocks + block_offset(i);
@@ -589,11 +459,10 @@ void ArrowSystem::to_dense(std::span<double> h, std::span<double> g) const {
         }
       }
     }
+    cross::materialize(*this, 0, n(), h.data() + t_dim, size);
     for (Index t = 0; t < t_dim; ++t) {
       for (Index j = 0; j < k(); ++j) {
-        const double value = static_cast<double>(cross[t * k() + j]);
-        h[static_cast<std::size_t>(t * size + t_dim + j)] = value;
-        h[static_cast<std::size_t>((t_dim + j) * size + t)] = value;
+        h[static_cast<std::size_t>((t_dim + j) * size + t)] = h[static_cast<std::size_t>(t * size + t_dim + j)];
       }
     }
     for (Index t = 0; t < t_dim; ++t)

@@ -5,6 +5,7 @@
 #include "arrowschur/error.hpp"
 #include "arrowschur/fixtures.hpp"
 #include "arrowschur/newton.hpp"
+#include "arrowschur/policy.hpp"
 #include "arrowschur/threads.hpp"
 #include "check.hpp"
 #include "plan/memory.hpp"
@@ -21,6 +22,15 @@ SolveOptions with_mode(Mode mode) {
   return options;
 }
 
+bool mentions(const SolvePlan& p, const std::string& text) {
+  for (const std::string& reason : p.reasons()) {
+    if (reason.find(text) != std::string::npos) return true;
+  }
+  std::cout << "  nothing says '" << text << "'\n";
+  for (const std::string& reason : p.reasons()) std::cout << "  - " << reason << "\n";
+  return false;
+}
+
 }  // namespace
 
 TEST(TheDirectRouteIsTaken) {
@@ -28,24 +38,34 @@ TEST(TheDirectRouteIsTaken) {
 
   CHECK_EQUAL(std::string(to_string(p.route)), "direct");
   CHECK_EQUAL(std::string(p.backend), "cpu");
-  CHECK(!p.thin_border && !p.low_rank);
-  CHECK(!p.reasons.empty());
-  REQUIRE(p.candidates.size() == 1);
-  CHECK_NEAR(p.candidates[0].flops, 4000.0 * 2048 * 2048 + 2048.0 * 2048 * 2048 / 3 + 2000 * 8.0 / 3, 1e-14);
-  CHECK(p.candidates[0].seconds > 0.0);
-  CHECK_EQUAL(p.candidates[0].peak_bytes, p.peak_bytes);
+  CHECK(!p.thin_border && !p.low_rank && !p.sparse_schur && !p.materialize);
+  CHECK(mentions(p, "not inexact_pcg: predicted"));
+  REQUIRE(p.candidates().size() == 2);
+  const PlanCandidate& direct = p.candidates()[0];
+  CHECK_NEAR(direct.flops, 4000.0 * 2048 * 2049 + 2048.0 * 2048 * 2048 / 3 + 2000 * 8.0 / 3, 1e-14);
+  CHECK_NEAR(direct.seconds, direct.up_seconds + direct.build_seconds + direct.solve_seconds, 1e-15);
+  CHECK_EQUAL(direct.seconds, p.predicted_seconds);
+  CHECK_EQUAL(direct.peak_bytes, p.peak_bytes);
+  CHECK(p.measured_seconds != p.measured_seconds);
 }
 
 TEST(SqrtBaReportsItsOwnName) {
-  CHECK_EQUAL(std::string(to_string(plan(kQwen, with_mode(Mode::sqrt_ba)).route)), "sqrt_ba");
-  CHECK_EQUAL(std::string(to_string(plan(kQwen, with_mode(Mode::direct)).route)), "direct");
+  const SolvePlan sqrt_ba = plan(kQwen, with_mode(Mode::sqrt_ba)), direct = plan(kQwen, with_mode(Mode::direct));
+
+  CHECK_EQUAL(std::string(to_string(sqrt_ba.route)), "sqrt_ba");
+  CHECK_EQUAL(std::string(to_string(direct.route)), "direct");
+  CHECK_EQUAL(sqrt_ba.predicted_seconds, direct.predicted_seconds);
+  CHECK(mentions(sqrt_ba, "sqrt_ba was asked for"));
+  CHECK(mentions(direct, "direct was asked for"));
 }
 
 TEST(ShapesAreRecognised) {
   CHECK(plan({.n = 100, .k = 512, .total_dim = 600, .max_dim = 6}).thin_border);
   CHECK(!plan({.n = 100, .k = 513, .total_dim = 600, .max_dim = 6}).thin_border);
   CHECK(plan({.n = 180, .k = 5120, .total_dim = 360, .max_dim = 2}).low_rank);
-  CHECK(plan(ProblemShape{}).reasons.size() >= 2);  // the empty system has a plan too
+  CHECK(mentions(plan(ProblemShape{}), "no border"));  // the empty system has a plan too
+  CHECK(mentions(plan({.n = 0, .k = 3}), "no rows"));
+  CHECK_EQUAL(plan(ProblemShape{}).predicted_seconds, 0.0);
 }
 
 TEST(RaggedRowsAreCountedExactly) {
@@ -55,19 +75,83 @@ TEST(RaggedRowsAreCountedExactly) {
   p.row_dims = {1, 3};
   p.h_tt = p.g_t = zeros.data();
 
-  CHECK_NEAR(plan(ArrowSystem::make(std::move(p))).candidates[0].flops, 28.0 / 3.0, 1e-15);
+  CHECK_NEAR(plan(ArrowSystem::make(std::move(p))).candidates()[0].flops, 28.0 / 3.0, 1e-15);
 }
 
-TEST(WhatThisVersionLacksIsUnsupported) {
+TEST(AWideDenseBorderIsIteratedOnWhenThatIsCheaperByFar) {
+  constexpr ProblemShape kWide{.n = 20'000, .k = 30'000, .total_dim = 60'000, .max_dim = 3};
+  SolveOptions small_budget;
+  small_budget.pcg.max_iterations = 10;
+  SolveOptions many;
+  many.expected_solves = 1000;
+
+  CHECK(plan(kWide).route == Route::inexact_pcg);
+  CHECK(plan(kWide, {}, PlanPurpose::factor).route == Route::direct);
+  CHECK(mentions(plan(kWide, {}, PlanPurpose::factor), "a factor was asked for"));
+  CHECK(plan(kWide, small_budget).route == Route::direct);
+  CHECK(mentions(plan(kWide, small_budget), "pcg.max_iterations"));
+  CHECK(plan(kWide, many).route == Route::direct);
+  CHECK(plan(kQwen, with_mode(Mode::inexact_pcg)).route == Route::inexact_pcg);
+  CHECK_EQUAL(plan(kQwen, with_mode(Mode::inexact_pcg)).facts.cg_iters, 200);
+}
+
+TEST(TheWidthCutIsKeptAsARule) {
+  SolveOptions cut;
+  cut.policy = std::make_shared<const DispatchPolicy>(DispatchPolicy{.route_rule = RouteRule::width_cut});
+
+  CHECK(plan(kQwen, cut).route == Route::inexact_pcg);
+  CHECK(plan({.n = 2000, .k = 2000, .total_dim = 4000, .max_dim = 2}, cut).route == Route::direct);
+  CHECK(mentions(plan(kQwen, cut), "k = 2048 > 2000"));
+  cut.mode = Mode::direct;
+  CHECK(plan(kQwen, cut).route == Route::direct);
+}
+
+TEST(WhatNoRouteCarriesIsUnsupported) {
   SolveOptions mixed;
   mixed.precision = Precision::mixed;
   SolveOptions device;
   device.device = Device::required;
 
-  CHECK_THROWS_WITH(UnsupportedConfiguration, "mode='low_rank'", plan(kQwen, with_mode(Mode::low_rank)));
-  CHECK_THROWS_WITH(UnsupportedConfiguration, "mode='inexact_pcg'", plan(kQwen, with_mode(Mode::inexact_pcg)));
+  CHECK_THROWS_WITH(UnsupportedConfiguration, "no cheap factor", plan(kQwen, with_mode(Mode::low_rank)));
   CHECK_THROWS_WITH(UnsupportedConfiguration, "precision='mixed'", plan(kQwen, mixed));
   CHECK_THROWS_WITH(DeviceUnavailableError, "no CUDA backend", plan(kQwen, device));
+}
+
+TEST(ADiagonalBorderMakesLowRankACandidate) {
+  const auto data = fixtures::coupled_fixture(10, 2, 300, 1, 0.5, fixtures::BorderKind::diagonal);
+  SolveOptions single;
+  single.precision = Precision::float32;
+
+  const SolvePlan chosen = plan(data.system());
+  CHECK(chosen.route == Route::low_rank);
+  CHECK(mentions(chosen, "not direct: predicted"));
+  CHECK(plan(data.system(), with_mode(Mode::low_rank)).route == Route::low_rank);
+  CHECK(plan(data.system(), single).route != Route::low_rank);
+  CHECK(mentions(plan(data.system(), single), "float32 arithmetic"));
+  single.mode = Mode::low_rank;
+  CHECK_THROWS_WITH(UnsupportedConfiguration, "precision='float32'", plan(data.system(), single));
+}
+
+TEST(AnOperatorBorderLeavesTheIterationOnly) {
+  auto data = fixtures::coupled_fixture(10, 2, 30, 1, 0.5, fixtures::BorderKind::diagonal);
+  const std::vector<double> ones(30, 1.0);
+  SystemParts parts;
+  parts.n = 10, parts.k = 30, parts.d = 2;
+  const ArrowSystem source = data.system();
+  parts.h_tt = source.h_tt(), parts.h_tb = source.h_tb(), parts.g_t = source.g_t(), parts.g_beta = source.g_beta();
+  OperatorBorder border;
+  border.matvec = [](std::span<const double> x, std::span<double> y) { std::copy(x.begin(), x.end(), y.begin()); };
+  border.diagonal = ones;
+  parts.border.k = 30;
+  parts.border.terms.emplace_back(std::move(border));
+  const ArrowSystem system = ArrowSystem::make(std::move(parts));
+
+  CHECK(plan(system).route == Route::inexact_pcg);
+  CHECK(plan(system, {}, PlanPurpose::factor).route == Route::inexact_pcg);
+  for (const Mode mode : {Mode::direct, Mode::sqrt_ba, Mode::low_rank}) {
+    CHECK_THROWS_WITH(UnsupportedConfiguration, "the border is an operator", plan(system, with_mode(mode)));
+  }
+  CHECK_EQUAL(std::string(plan(system).facts.device_reason), "kernel_lacks_capability");
 }
 
 TEST(OptionsAndShapesAreChecked) {
@@ -80,7 +164,7 @@ TEST(OptionsAndShapesAreChecked) {
 }
 
 TEST(TheMemoryLimitIsTheFormula) {
-  SolveOptions options;
+  SolveOptions options = with_mode(Mode::direct);
   const Index needed = direct_peak_bytes(kQwen, options);
 
   options.memory_limit = needed;
@@ -93,6 +177,23 @@ TEST(TheMemoryLimitIsTheFormula) {
     CHECK_EQUAL(error.bytes_needed, needed);
     CHECK_EQUAL(error.budget, needed - 1);
     CHECK(std::string(error.what()).find("the direct route (T = 4000, k = 2048)") != std::string::npos);
+  }
+}
+
+TEST(AMemoryLimitChoosesAnotherRoute) {
+  constexpr ProblemShape kFewRows{.n = 100, .k = 3000, .total_dim = 200, .max_dim = 2};
+  SolveOptions options;
+  options.memory_limit = direct_peak_bytes(kFewRows, options) - 1;
+
+  const SolvePlan chosen = plan(kFewRows, options);
+  CHECK(chosen.route == Route::inexact_pcg);
+  CHECK(mentions(chosen, "more than memory_limit"));
+  options.memory_limit = 1;
+  try {
+    (void)plan(kFewRows, options);
+    CHECK(!"a limit that is too small passed");
+  } catch (const MemoryBudgetExceeded& error) {
+    CHECK_EQUAL(error.bytes_needed, chosen.peak_bytes);
   }
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -5,6 +6,7 @@
 #include "arrowschur/system.hpp"
 #include "check.hpp"
 #include "linalg/pool.hpp"
+#include "system/cross.hpp"
 #include "system/support.hpp"
 
 using namespace arrowschur;
@@ -178,6 +180,141 @@ TEST(BadInputsAreNamed) {
                     normal_equations(null, nullptr, nullptr, nullptr, nullptr, nullptr));
   null.k = null.r = null.n = Index{1} << 40;
   CHECK_THROWS(MemoryBudgetExceeded, normal_equations(null, nullptr, nullptr, nullptr, nullptr, nullptr));
+}
+
+// ---- block-sparse Jacobians -----------------------------------------------------------------------------------------
+
+namespace {
+
+// Random residual blocks that touch `touched` of the border blocks each; `mixed`: out of order, one of them twice.
+struct SparseProblem {
+  Problem rows;
+  std::vector<Index> indptr{0}, index, offsets{0};
+  std::vector<double> values;
+
+  SparseProblem(Index n, Index d, const std::vector<Index>& widths, Index r, Index q, Index touched, bool mixed)
+      : rows(n, d, 0, r, q, 8) {
+    for (const Index width : widths) offsets.push_back(offsets.back() + width);
+    rows.p.k = offsets.back();
+    rows.j_beta.assign(static_cast<std::size_t>(r * q * rows.p.k), 0.0);
+    fixtures::SplitMix64 stream(9);
+    const Index blocks = static_cast<Index>(widths.size());
+    for (Index b = 0; b < r; ++b) {
+      std::vector<Index> own;
+      for (Index t = 0; t < touched; ++t) own.push_back((b * b + t * 3) % blocks);
+      std::sort(own.begin(), own.end());
+      own.erase(std::unique(own.begin(), own.end()), own.end());
+      if (mixed && b % 2 == 0) own.insert(own.begin(), own.back());
+      for (const Index block : own) {
+        index.push_back(block);
+        for (Index s = 0; s < q; ++s) {
+          for (Index j = offsets[static_cast<std::size_t>(block)]; j < offsets[static_cast<std::size_t>(block) + 1];
+               ++j) {
+            values.push_back(stream.signed_unit());
+            rows.j_beta[static_cast<std::size_t>((b * q + s) * rows.p.k + j)] += values.back();
+          }
+        }
+      }
+      indptr.push_back(static_cast<Index>(index.size()));
+    }
+  }
+  BlockSparseCross j_beta() const { return {indptr.data(), index.data(), values.data(), offsets}; }
+  SparseNormalEquations solve() const {
+    JacobianParts p = rows.parts();
+    p.j_beta = nullptr;
+    return normal_equations(p, j_beta());
+  }
+};
+
+void compare(const SparseProblem& problem) {
+  const JacobianParts p = problem.rows.parts();
+  const Equations expected = reference(p);
+  const SparseNormalEquations got = problem.solve();
+  const auto vector = [](const double* x, Index size) { return std::vector<double>(x, x + size); };
+  CHECK_NEAR(vector(got.h_tt, p.n * p.d * p.d), expected.h_tt, 1e-13);
+  CHECK_NEAR(vector(got.g_t, p.n * p.d), expected.g_t, 1e-13);
+  CHECK_NEAR(vector(got.g_beta, p.k), expected.g_beta, 1e-13);
+  std::vector<double> h_bb(expected.h_bb.size(), 0.0), h_tb(expected.h_tb.size(), 0.0);
+  got.border.to_dense_add(h_bb);
+  CHECK_NEAR(h_bb, expected.h_bb, 1e-13);
+  const ArrowSystem system = ArrowSystem::make(got.parts());
+  cross::materialize(system, 0, p.n, h_tb.data(), p.k);
+  CHECK_NEAR(h_tb, expected.h_tb, 1e-13);
+  for (Index i = 0; i < p.n; ++i) {
+    for (Index e = got.cross.indptr[i] + 1; e < got.cross.indptr[i + 1]; ++e) {
+      CHECK(got.cross.block_index[e - 1] < got.cross.block_index[e]);
+    }
+  }
+}
+
+}  // namespace
+
+TEST(SparseJacobians) {
+  for (const Index touched : {0, 1, 3}) {
+    for (const bool mixed : {false, true}) {
+      if (touched == 0 && mixed) continue;
+      compare(SparseProblem(17, 3, {9, 9, 9, 9}, 17, 2, touched, mixed));
+      compare(SparseProblem(11, 2, {1, 4, 2, 3, 1}, 11, 3, touched, mixed));
+      for (const auto& [d, b] : {std::pair<Index, Index>{3, 9}, {3, 6}, {1, 1}, {2, 5}}) {
+        SparseProblem problem(40, d, std::vector<Index>(4, b), 600, d == 1 ? 1 : 2, touched, mixed);
+        problem.rows.scatter();
+        problem.rows.weigh(mixed);
+        compare(problem);
+      }
+    }
+  }
+  compare(SparseProblem(0, 3, {9, 9}, 0, 2, 1, false));
+  compare(SparseProblem(4, 3, {}, 4, 2, 0, false));
+}
+
+TEST(TheBorderOfSparseJacobiansIsAsSparse) {
+  const SparseNormalEquations diagonal = SparseProblem(40, 3, {9, 9, 9}, 40, 2, 1, false).solve();
+  CHECK(std::holds_alternative<BlockDiagonalBorder>(diagonal.border.terms.front()));
+  const SparseNormalEquations pairs = SparseProblem(40, 3, {9, 9, 9, 9, 9, 9, 9, 9}, 40, 2, 2, false).solve();
+  const auto& blocks = std::get<SparseBlockKroneckerBorder>(pairs.border.terms.front());
+  CHECK(blocks.mirror && blocks.p == 1);
+  CHECK(blocks.blocks.size() < 36);
+}
+
+TEST(TheNumberOfThreadsChangesNoBitOfSparseEquations) {
+  for (const Index touched : {1, 2}) {
+    SparseProblem problem(2000, 3, std::vector<Index>(12, 9), 12000, 2, touched, false);
+    problem.rows.scatter();
+    const auto bits = [&](int count) {
+      const linalg::ThreadScope threads(count);
+      const SparseNormalEquations e = problem.solve();
+      std::vector<double> all(e.h_tt, e.h_tt + e.n * 9);
+      all.insert(all.end(), e.g_beta, e.g_beta + e.k);
+      const auto* values = static_cast<const double*>(e.cross.values);
+      all.insert(all.end(), values, values + e.cross.indptr[e.n] * 27);
+      std::vector<double> border(static_cast<std::size_t>(e.k * e.k), 0.0);
+      e.border.to_dense_add(border);
+      all.insert(all.end(), border.begin(), border.end());
+      return all;
+    };
+    CHECK(bits(1) == bits(4));
+  }
+}
+
+TEST(BadSparseJacobiansAreNamed) {
+  const auto broken = [](auto change) {
+    SparseProblem problem(4, 2, {3, 3}, 4, 2, 1, false);
+    change(problem);
+    return problem.solve();
+  };
+  CHECK_THROWS_WITH(InvalidArgument, "block_index: got 2 at index 1", broken([](SparseProblem& b) { b.index[1] = 2; }));
+  CHECK_THROWS_WITH(InvalidArgument, "indptr: got 0 at index 2", broken([](SparseProblem& b) { b.indptr[2] = 0; }));
+  CHECK_THROWS_WITH(InvalidArgument, "block_offsets: got 6 at index 2",
+                    broken([](SparseProblem& b) { b.rows.p.k = 7; }));
+  CHECK_THROWS_WITH(InvalidArgument, "j_beta: got nan at [7]",
+                    broken([](SparseProblem& b) { b.values[7] = std::numeric_limits<double>::quiet_NaN(); }));
+  const SparseProblem both(4, 2, {3, 3}, 4, 2, 1, false);
+  CHECK_THROWS_WITH(InvalidArgument, "j_beta: got a dense", normal_equations(both.rows.parts(), both.j_beta()));
+  JacobianParts p = both.rows.parts();
+  p.j_beta = nullptr;
+  BlockSparseCross no_values = both.j_beta();
+  no_values.values = nullptr;
+  CHECK_THROWS_WITH(InvalidArgument, "j_beta: got a null pointer", normal_equations(p, no_values));
 }
 
 CHECK_MAIN()

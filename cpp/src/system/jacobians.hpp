@@ -1,0 +1,35 @@
+// What the dense and the block-sparse normal equations share.
+#pragma once
+
+#include <vector>
+
+#include "arrowschur/system.hpp"
+
+namespace arrowschur::jacobians {
+
+// Sizes and buffers of everything but j_beta, with `width` border columns that count as dense; then values: finite, weights
+// >= 0, row_index in range.
+void require_rows(const JacobianParts&, Index width);
+void require_row_values(const JacobianParts&);
+void require_finite(const double* x, Index size, const char* name, Index inner, Index middle);
+
+inline double weight(const JacobianParts& p, Index block, Index s) {
+  if (p.weights == nullptr) return 1.0;
+  return p.weights[p.weights_per_residual ? block * p.q + s : block];
+}
+
+// Residual blocks of each row, in ascending order: blocks[first[i]] .. blocks[first[i + 1] - 1].
+struct BlocksOfRows {
+  std::vector<Index> first, blocks;
+
+  explicit BlocksOfRows(const JacobianParts&);
+  template <class F>
+  void for_each(const JacobianParts& p, Index row, F&& f) const {
+    if (p.row_index == nullptr) return f(row);
+    for (Index at = first[static_cast<std::size_t>(row)]; at < first[static_cast<std::size_t>(row) + 1]; ++at) {
+      f(blocks[static_cast<std::size_t>(at)]);
+    }
+  }
+};
+
+}  // namespace arrowschur::jacobians
