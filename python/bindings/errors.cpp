@@ -24,12 +24,11 @@ py::dict row_facts(const RowFactorError& e) {
 
 py::dict pcg_facts(const PcgError& e) {
   using namespace py::literals;
-  return py::dict("kind"_a = to_string(e.facts.kind),
-                  "diagnostics"_a = py::dict("iterations"_a = e.facts.iterations,
-                                             "relative_residual"_a = e.facts.relative_residual,
-                                             "preconditioner"_a = e.facts.preconditioner, "index"_a = e.facts.index,
-                                             "value"_a = e.facts.value,
-                                             "suggested_ridge"_a = e.facts.suggested_ridge));
+  return py::dict(
+      "kind"_a = to_string(e.facts.kind),
+      "diagnostics"_a = py::dict("iterations"_a = e.facts.iterations, "relative_residual"_a = e.facts.relative_residual,
+                                 "preconditioner"_a = e.facts.preconditioner, "index"_a = e.facts.index,
+                                 "value"_a = e.facts.value, "suggested_ridge"_a = e.facts.suggested_ridge));
 }
 
 // Most derived classes first.

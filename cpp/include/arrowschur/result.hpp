@@ -20,11 +20,11 @@ const char* to_string(Stage) noexcept;
 // Account of the conjugate gradients of a step.
 struct PcgDiagnostics {
   Index iterations = 0, matvec_calls = 0, precond_apply_calls = 0;  // over all tiers
-  std::string stopping_reason;           // converged, max_iter, trust_region, indefinite, stagnation, attainable_floor
+  std::string stopping_reason;  // converged, max_iter, trust_region, indefinite, stagnation, attainable_floor
   double final_relative_residual = 0.0;  // true |r - S db| / |r|; 0 only when r = 0
-  double residual_gap = 0.0;             // bound D / |r| on its distance from the recursive residual (E7)
-  std::string preconditioner;            // the tier that produced the step
-  std::vector<std::string> tiers;        // what the ladder tried, "block: max_iter after 200", in order
+  double residual_gap = 0.0;  // bound D / |r| on its distance from the recursive residual (E7)
+  std::string preconditioner;  // the tier that produced the step
+  std::vector<std::string> tiers;  // what the ladder tried, "block: max_iter after 200", in order
 };
 
 enum class SchurConditioning { none, pd_floor, unit_deflated, curvature_ridge };
@@ -32,11 +32,11 @@ const char* to_string(SchurConditioning) noexcept;
 
 struct SolveDiagnostics {
   SolvePlan plan;
-  const char* execution_path = "cpu";   // where the arithmetic ran, set after the work
+  const char* execution_path = "cpu";  // where the arithmetic ran, set after the work
   Precision precision = Precision::float64;
   double ridge_t = 0.0, ridge_beta = 0.0;  // the ridges the step was solved with, escalation included
   // Normwise backward error |b - Hx|_inf / (|H|_inf |x|_inf + |b|_inf), b = -g, in float64:
-  double backward_error = std::numeric_limits<double>::quiet_NaN();            // H with the requested ridges
+  double backward_error = std::numeric_limits<double>::quiet_NaN();  // H with the requested ridges
   double backward_error_effective = std::numeric_limits<double>::quiet_NaN();  // H that was really solved (lifts added)
   bool norm_is_bound =
       false;  // |H|_inf is an upper bound (several border terms overlap): the errors are underestimates

@@ -104,8 +104,9 @@ struct OperatorBorder {
   bool thread_safe = false;
   std::shared_ptr<std::recursive_mutex> lock = std::make_shared<std::recursive_mutex>();  // one for all copies
 };
-using BorderTerm = std::variant<DenseBorder, DiagonalBorder, BandedBorder, BlockDiagonalBorder, KroneckerBorder,
-                                KroneckerProductBorder, SparseBlockKroneckerBorder, FramedKroneckerBorder, OperatorBorder>;
+using BorderTerm =
+    std::variant<DenseBorder, DiagonalBorder, BandedBorder, BlockDiagonalBorder, KroneckerBorder,
+                 KroneckerProductBorder, SparseBlockKroneckerBorder, FramedKroneckerBorder, OperatorBorder>;
 
 // Sum of its terms; no terms mean the zero matrix.
 struct Border {
@@ -304,10 +305,10 @@ void normal_equations(const JacobianParts&, double* h_tt, double* h_tb, double* 
 // columns that a residual block touches; nothing of size n d k or k^2 is formed.
 struct SparseNormalEquations {
   Index n = 0, d = 0, k = 0;
-  const double* h_tt = nullptr;   // [n, d, d]
-  const double* g_t = nullptr;    // [n, d]
+  const double* h_tt = nullptr;  // [n, d, d]
+  const double* g_t = nullptr;  // [n, d]
   const double* g_beta = nullptr;  // [k]
-  BlockSparseCross cross;         // of each row the union of the blocks that its residual blocks touch, ascending
+  BlockSparseCross cross;  // of each row the union of the blocks that its residual blocks touch, ascending
   // One block-diagonal term when no residual block touches two border blocks, else one SparseBlockKroneckerBorder with
   // p = 1 and mirror (lower blocks).
   Border border;

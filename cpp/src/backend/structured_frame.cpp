@@ -37,6 +37,7 @@ StructuredFrame::StructuredFrame(ArrowSystem system, const SolveOptions& options
       options_(options),
       plan_(plan),
       partition_(eliminate::Partition::make(system_)),
+      shared_system_(std::make_shared<const ArrowSystem>(system_)),
       rows_(std::make_shared<eliminate::RowFactors<double>>()) {}
 
 RowReport StructuredFrame::factor_rows(const Ridges& ridges, const RowPolicy& policy) {
@@ -44,11 +45,11 @@ RowReport StructuredFrame::factor_rows(const Ridges& ridges, const RowPolicy& po
 }
 
 void StructuredFrame::reduce() {
-  const auto storage = float32_storage(options_, plan_) ? eliminate::WhitenedStorage::float32
-                                                        : eliminate::WhitenedStorage::float64;
-  w_ = eliminate::whiten(system_, *rows_, storage);
+  const auto storage =
+      float32_storage(options_, plan_) ? eliminate::WhitenedStorage::float32 : eliminate::WhitenedStorage::float64;
+  w_ = eliminate::whiten(*shared_system_, *rows_, storage);
   border::SolverInputs inputs;
-  inputs.system = &system_;
+  inputs.system = shared_system_.get();
   inputs.w = w_;
   inputs.options = options_;
   inputs.plan = plan_;
@@ -72,6 +73,7 @@ BorderReport StructuredFrame::factor_border(const Ridges& ridges, Guards guards,
 
 std::unique_ptr<Frame> StructuredFrame::with_rows_of_this() const {
   auto copy = std::make_unique<StructuredFrame>(system_, options_, plan_);
+  copy->shared_system_ = shared_system_;
   copy->rows_ = rows_;
   copy->w_ = w_;
   copy->solver_ = solver_->unfactored_copy();

@@ -49,7 +49,9 @@ class StructuredFrame final : public Frame {
   SolveOptions options_;
   SolvePlan plan_;
   eliminate::Partition partition_;
-  std::shared_ptr<eliminate::RowFactors<double>> rows_;  // shared by frames that differ in ridge_beta only, as is w_
+  // Shared by frames that differ in ridge_beta only: w_ and the solvers keep references to the first two.
+  std::shared_ptr<const ArrowSystem> shared_system_;
+  std::shared_ptr<eliminate::RowFactors<double>> rows_;
   std::shared_ptr<const eliminate::Whitened> w_;
   std::unique_ptr<border::Solver> solver_;
   linalg::Buffer<double> own_reduction_;  // [k]

@@ -21,9 +21,9 @@ using eliminate::Whitened;
 using linalg::Buffer;
 using linalg::kTile;
 
-// S_0 = H_bb - W'W assembled once, in the buffer that its factor takes. With a block-sparse W the same buffer also takes
-// S^-1, when row blocks of the inverse are asked for: what stood there, S_0, is assembled anew from W when another ridge
-// wants it, and products with S go through M and W from the start.
+// S_0 = H_bb - W'W assembled once, in the buffer that its factor takes. With a block-sparse W the same buffer also
+// takes S^-1, when row blocks of the inverse are asked for: what stood there, S_0, is assembled anew from W when
+// another ridge wants it, and products with S go through M and W from the start.
 class DenseSolver final : public Solver {
  public:
   explicit DenseSolver(SolverInputs inputs) : Solver(inputs.system->k()), inputs_(std::move(inputs)) {

@@ -4,8 +4,8 @@
 //     S^-1 = R^-T (I + X' C^-1 X) R^-1        (Woodbury),               log|S| = log|M| + log|C|,
 //     S^-1 = G G',  G = R^-T [I, X' L_C^-T],  and  (H^-1)_tt = L^-T C^-1 L^-1.
 //
-// X' = R^-1 W' is kept in the packed panels of the rank-update kernels: panel p holds columns 24 p .. 24 p + 23 of X', its k
-// rows one after another, which is the layout of C's update and of the triangular solves alike.
+// X' = R^-1 W' is kept in the packed panels of the rank-update kernels: panel p holds columns 24 p .. 24 p + 23 of X',
+// its k rows one after another, which is the layout of C's update and of the triangular solves alike.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -125,8 +125,8 @@ class LowRankSolver final : public Solver {
     return m_->log_det() + 2.0 * sum;
   }
 
-  // Bounds on those of S: the smallest and the largest of M times those of I - X'X, which has ones beside the eigenvalues
-  // of C.
+  // Bounds on those of S: the smallest and the largest of M times those of I - X'X, which has ones beside the
+  // eigenvalues of C.
   void pivots(double& smallest, double& largest) const override {
     if (k_ == 0) {
       smallest = largest = std::numeric_limits<double>::quiet_NaN();
@@ -407,8 +407,8 @@ class LowRankSolver final : public Solver {
   }
 
   // Condition of the equilibrated S in the 1-norm. With D^2 = diag(M) it is at most about cond(D^-1 M D^-1) |C^-1|, for
-  // I - X'X has its eigenvalues in (0, 1], those below 1 being those of C: as long as that is harmless it does, at the cost
-  // of k + T^2. Beyond, applications of S and S^-1 estimate both norms.
+  // I - X'X has its eigenvalues in (0, 1], those below 1 being those of C: as long as that is harmless it does, at the
+  // cost of k + T^2. Beyond, applications of S and S^-1 estimate both norms.
   double condition() const {
     const Buffer<double> m = border_diagonal();
     Buffer<double> work(2 * std::max(k_, t_)), image(k_);
@@ -458,8 +458,8 @@ class LowRankSolver final : public Solver {
         [&](const double* x, double* y) { apply(x, y, 1); }, [&](double* x) { solve(x, 1, nullptr); });
   }
 
-  // Absolute guards and a bad pivot of M: the Gershgorin edge of M. Otherwise the spectrum of S, whose smallest eigenvalue
-  // is below that of M.
+  // Absolute guards and a bad pivot of M: the Gershgorin edge of M. Otherwise the spectrum of S, whose smallest
+  // eigenvalue is below that of M.
   double suggest(Guards guards, double ridge_beta, bool of_m) const {
     if (guards == Guards::absolute && of_m) {
       const Buffer<double> m = border_diagonal();

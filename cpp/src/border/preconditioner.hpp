@@ -69,7 +69,7 @@ class Deflation {
   // with S are `images` (p and S p of a CG run, any part of it).
   void absorb(Index count, const double* directions, const double* images);
   void initial(const double* rhs, double* x) const;  // x = V V' rhs: the solution of S x = rhs in span(V)
-  void correct(const double* r, double* z) const;    // z += V V' r
+  void correct(const double* r, double* z) const;  // z += V V' r
   Index nbytes() const noexcept;
 
  private:

@@ -1,5 +1,5 @@
-// (H^-1)_ii of rows with block-sparse W from entries of S^-1 at their support alone: with A_i = L_i L_i', W_i = L_i^-1 B_i
-// on its support s and Q = S^-1[s, s],
+// (H^-1)_ii of rows with block-sparse W from entries of S^-1 at their support alone: with A_i = L_i L_i', W_i =
+// L_i^-1 B_i on its support s and Q = S^-1[s, s],
 //
 //     (H^-1)_ii = A_i^-1 + A_i^-1 B_i S^-1 B_i' A_i^-1 = L_i^-T (I + W_i Q W_i') L_i^-1,
 //
@@ -26,8 +26,9 @@ inline Index listed_dim(const ArrowSystem& system, std::span<const Index> which)
   return sum;
 }
 
-// gather(blocks, q, ld): the upper triangle of Q [c, c] for the columns of these border blocks, c in all; the rest of q is
-// left alone. Called from several threads. Blocks of the rows `which` (empty: all) go to `out`, one after another.
+// gather(blocks, q, ld): the upper triangle of Q [c, c] for the columns of these border blocks, c in all; the rest of
+// q is left alone. Called from several threads. Blocks of the rows `which` (empty: all) go to `out`, one after
+// another.
 //
 // With U the upper triangle of Q, its diagonal halved, and Z = W_i U: W_i Q W_i' = Z W_i' + W_i Z'.
 template <class Gather>

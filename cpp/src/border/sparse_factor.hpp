@@ -1,5 +1,5 @@
-// Sparse Cholesky by panels: P S P' = L L', left-looking over supernodes (E. G. Ng and B. W. Peyton, Block sparse Cholesky
-// algorithms on advanced uniprocessor computers, SIAM J. Sci. Comput. 14(5), 1993).
+// Sparse Cholesky by panels: P S P' = L L', left-looking over supernodes (E. G. Ng and B. W. Peyton, Block sparse
+// Cholesky algorithms on advanced uniprocessor computers, SIAM J. Sci. Comput. 14(5), 1993).
 //
 //     panel p = [ L_pp ]   own columns, lower triangle        for every q < p with rows in p:  panel -= L_q L_q[p]'
 //               [ L_rp ]   the rows below that it touches     L_pp = chol(panel_pp),  L_rp = panel_rp L_pp^-T
@@ -32,8 +32,8 @@ class SparseFactor {
     double* values = nullptr;
     const Index* position = nullptr;
   };
-  // fill(panel) adds the lower triangle of S to a panel of zeros, from several threads. Returns the first column (in the
-  // new order) whose pivot is not positive and finite.
+  // fill(panel) adds the lower triangle of S to a panel of zeros, from several threads. Returns the first column (in
+  // the new order) whose pivot is not positive and finite.
   [[nodiscard]] std::optional<Index> factor(const std::function<void(const Panel&)>& fill);
   // Row c of L times scale[c], for a factor of a scaled matrix; [k] in the new order.
   void scale_rows(const double* scale);

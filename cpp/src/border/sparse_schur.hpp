@@ -1,5 +1,5 @@
-// S_0 = H_bb - W'W in blocks: the lower triangle by block rows, each one dense strip over the blocks that it touches, so
-// that the task of a block row adds all its rows of W into memory that it owns.
+// S_0 = H_bb - W'W in blocks: the lower triangle by block rows, each one dense strip over the blocks that it touches,
+// so that the task of a block row adds all its rows of W into memory that it owns.
 #pragma once
 
 #include <span>

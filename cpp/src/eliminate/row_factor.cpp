@@ -235,29 +235,27 @@ void solve_rows(const ArrowSystem& s, const Partition& partition, const RowFacto
   const Index base = s.row_offset(row_begin);
   const Index entries = (row_end > row_begin ? s.row_offset(row_end - 1) + s.row_dim(row_end - 1) - base : 0) * m;
   // The part of each group that lies inside [row_begin, row_end).
-  linalg::parallel_for_if(
-      entries >= linalg::kParallelWork, static_cast<Index>(partition.groups.size()), [&](Index g) {
-        const Group& group = partition.groups[static_cast<std::size_t>(g)];
-        const RowRun run = Partition::run(s, group);
-        const auto& f = rows.buckets[static_cast<std::size_t>(group.bucket)];
-        const auto position = [&](Index row) {  // of the first row >= `row` of this run
-          const auto& listed = run.bucket->rows;
-          const Index first =
-              listed.empty() ? row : std::lower_bound(listed.begin(), listed.end(), row) - listed.begin();
-          return std::clamp<Index>(first - run.first, 0, run.count);
-        };
-        const Index begin = position(row_begin), end = position(row_end);
-        if (begin >= end) return;
-        constexpr Index kBlocks = 64;
-        const Index chunk = std::max<Index>(1, std::min(kBlocks, (Index{1} << 16) / std::max<Index>(1, f.d * m)));
-        Buffer<T> values(std::min(chunk, end - begin) * f.d * m);
-        for (Index i = begin; i < end; i += chunk) {
-          const RowRun piece{run.system, run.bucket, run.first + i, std::min(chunk, end - i)};
-          piece.gather(x - base * m, values.data(), m);
-          solve_blocks(part, f, piece.first, piece.count, values.data(), m);
-          piece.scatter(values.data(), x - base * m, m);
-        }
-      });
+  linalg::parallel_for_if(entries >= linalg::kParallelWork, static_cast<Index>(partition.groups.size()), [&](Index g) {
+    const Group& group = partition.groups[static_cast<std::size_t>(g)];
+    const RowRun run = Partition::run(s, group);
+    const auto& f = rows.buckets[static_cast<std::size_t>(group.bucket)];
+    const auto position = [&](Index row) {  // of the first row >= `row` of this run
+      const auto& listed = run.bucket->rows;
+      const Index first = listed.empty() ? row : std::lower_bound(listed.begin(), listed.end(), row) - listed.begin();
+      return std::clamp<Index>(first - run.first, 0, run.count);
+    };
+    const Index begin = position(row_begin), end = position(row_end);
+    if (begin >= end) return;
+    constexpr Index kBlocks = 64;
+    const Index chunk = std::max<Index>(1, std::min(kBlocks, (Index{1} << 16) / std::max<Index>(1, f.d * m)));
+    Buffer<T> values(std::min(chunk, end - begin) * f.d * m);
+    for (Index i = begin; i < end; i += chunk) {
+      const RowRun piece{run.system, run.bucket, run.first + i, std::min(chunk, end - i)};
+      piece.gather(x - base * m, values.data(), m);
+      solve_blocks(part, f, piece.first, piece.count, values.data(), m);
+      piece.scatter(values.data(), x - base * m, m);
+    }
+  });
 }
 
 template <class T>
@@ -343,12 +341,12 @@ void solve_blocks(Part part, const BucketFactor<T>& f, Index first, Index count,
   }
 }
 
-#define ARROWSCHUR_INSTANTIATE(T)                                                                 \
-  template struct RowFactors<T>;                                                                  \
-  template backend::RowReport factor_rows<T>(const ArrowSystem&, const Partition&, const Ridges&, \
-                                             const backend::RowPolicy&, RowFactors<T>&);          \
+#define ARROWSCHUR_INSTANTIATE(T)                                                                                      \
+  template struct RowFactors<T>;                                                                                       \
+  template backend::RowReport factor_rows<T>(const ArrowSystem&, const Partition&, const Ridges&,                      \
+                                             const backend::RowPolicy&, RowFactors<T>&);                               \
   template void solve_rows<T>(const ArrowSystem&, const Partition&, const RowFactors<T>&, Part, Index, Index, double*, \
-                              Index);                                                             \
+                              Index);                                                                                  \
   template void solve_blocks<T>(Part, const BucketFactor<T>&, Index, Index, T*, Index);
 ARROWSCHUR_INSTANTIATE(double)
 ARROWSCHUR_INSTANTIATE(float)

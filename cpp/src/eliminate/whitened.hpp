@@ -7,7 +7,7 @@
 //   Kronecker     L_i^-1 J per row (n d p), the gather lists     staged: gather, d x p, d x p, scatter
 //   operator      nothing: B by calls, L by solves               one forward and one transpose call
 //
-// Vectors are float64 in the caller's row order, row-major. Reductions over rows are in an order fixed by the structure.
+// Vectors are float64, row-major, in the caller's row order. Reductions over rows have an order fixed by the structure.
 // Thread safety: const members may be called from several threads.
 #pragma once
 
@@ -41,7 +41,7 @@ class Whitened {
   Index rows() const noexcept { return rows_; }  // T
   Index cols() const noexcept { return cols_; }  // k
 
-  virtual void apply(const double* x, double* y, Index m) const = 0;      // y [T, m] = W x
+  virtual void apply(const double* x, double* y, Index m) const = 0;  // y [T, m] = W x
   virtual void transpose(const double* y, double* x, Index m) const = 0;  // x [k, m] = W' y
   // y -= W'(W x), one vector; W is read once.
   virtual void subtract_gram_apply(const double* x, double* y) const = 0;
@@ -68,9 +68,9 @@ class Whitened {
   Index rows_, cols_;
 };
 
-// The block-sparse form is open to those who work on its pattern (sparse Schur complement, incomplete Cholesky, selected
-// inverse). Entry e of row i (indptr[i] <= e < indptr[i + 1], ascending distinct blocks) is the d_i x b block W_ie,
-// row-major, at values + value_ptr[e], of border block block_index[e].
+// The block-sparse form is open to those who work on its pattern (sparse Schur complement, incomplete Cholesky,
+// selected inverse). Entry e of row i (indptr[i] <= e < indptr[i + 1], ascending distinct blocks) is the d_i x b block
+// W_ie, row-major, at values + value_ptr[e], of border block block_index[e].
 class BlockSparseWhitened : public Whitened {
  public:
   const BlockSparseWhitened* block_sparse() const noexcept override { return this; }
@@ -78,8 +78,8 @@ class BlockSparseWhitened : public Whitened {
   std::span<const Index> indptr() const noexcept { return indptr_; }
   std::span<const Index> block_index() const noexcept { return block_index_; }
   std::span<const Index> value_ptr() const noexcept { return view(value_ptr_); }  // [entries + 1]
-  std::span<const Index> offsets() const noexcept { return offsets_; }            // columns of the border blocks
-  const double* values() const noexcept { return values_.data(); }      // null when stored in float32
+  std::span<const Index> offsets() const noexcept { return offsets_; }  // columns of the border blocks
+  const double* values() const noexcept { return values_.data(); }  // null when stored in float32
   const float* values32() const noexcept { return values32_.data(); }  // null when stored in float64
   // The same pattern by border block: entries of block b are by_block[block_ptr[b]] .. , ascending rows; row_of[e].
   std::span<const Index> block_ptr() const noexcept { return view(block_ptr_); }

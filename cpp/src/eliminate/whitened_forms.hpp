@@ -58,8 +58,8 @@ void pack_rows(Index rows, Index k, const In* from, Index ld, const Index* cols,
   }
 }
 
-// s[i, j] += alpha (W'W)[i, j] for j <= i, padded storage. pack(begin, end, packed, panel_stride) writes those rows of W
-// as panels; it is called for ascending stretches of at most 64 rows, in parallel.
+// s[i, j] += alpha (W'W)[i, j] for j <= i, padded storage. pack(begin, end, packed, panel_stride) writes those rows of
+// W as panels; it is called for ascending stretches of at most 64 rows, in parallel.
 template <class F>
 void gram_of_packed(Index rows, Index k, double alpha, double* s, Index ld, F&& pack) {
   constexpr Index kPackRows = 64;

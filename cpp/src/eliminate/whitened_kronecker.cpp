@@ -1,4 +1,4 @@
-// Gather-Kronecker W: W_i = sum_s phi_s Jw at columns [base_s, base_s + p), Jw = L_i^-1 J (d_i x p), one per row or several.
+// Gather-Kronecker W: W_i = sum_s phi_s Jw at columns [base_s, base_s + p), Jw = L_i^-1 J (d_i x p), one or more a row.
 //
 // Nothing of size d nnz p is formed. Products are staged, a slot being one matrix:
 //   gather    z_q = sum_s phi_s x[base_s : base_s + p]   over the pairs of slot q

@@ -3,6 +3,7 @@
 // The parts are treated as in dH = sym(...): a gradient with respect to a symmetric part is the symmetric matrix G with
 // df = <G, dH_tt>, and df = <G, dH_tb> counts the two places of h_tb in H together.
 #include <algorithm>
+#include <string>
 
 #include "evidence/arguments.hpp"
 #include "evidence/dense.hpp"
@@ -69,10 +70,22 @@ void for_each_block(const ArrowSystem& s, const BlockSparseCross& cross, F&& f) 
   for_each_block(s, cross, f, 0, s.n());
 }
 
+// The pattern that a gradient with respect to the cross block has; null: dense, also where the caller handed in a dense
+// array whose zeros were recognised, because these have derivatives like any other entry.
+const BlockSparseCross* pattern_of(const ArrowSystem& s) {
+  for (const std::string& line : s.detected()) {
+    if (line.starts_with("h_tb")) return nullptr;
+  }
+  return std::get_if<BlockSparseCross>(&s.cross());
+}
+
 // Entries of the gradient with respect to the cross block.
 Index cross_entries(const ArrowSystem& s, const char* feature, Route route) {
-  if (s.h_tb() != nullptr || s.total_dim() == 0 || s.k() == 0) return s.total_dim() * s.k();
-  if (!std::holds_alternative<BlockSparseCross>(s.cross())) {
+  const bool sparse = std::holds_alternative<BlockSparseCross>(s.cross());
+  if (s.h_tb() != nullptr || s.total_dim() == 0 || s.k() == 0 || (sparse && pattern_of(s) == nullptr)) {
+    return s.total_dim() * s.k();
+  }
+  if (!sparse) {
     throw UnsupportedConfiguration(std::string(feature) + " with a Kronecker or operator cross block", to_string(route),
                                    "the gradient is available for dense and block-sparse cross blocks");
   }
@@ -119,14 +132,15 @@ SystemGradient ArrowFactor::vjp(std::span<const double> x_t, std::span<const dou
       });
 
   g.h_tb = zeros(cross_entries(system, "vjp", impl_->diagnostics.plan.route));
-  if (const auto* sparse = std::get_if<BlockSparseCross>(&system.cross())) {
+  const BlockSparseCross* sparse = pattern_of(system);
+  if (sparse != nullptr) {
     for_each_block(system, *sparse, [&](Index row, Index col, Index rows, Index cols, Index at) {
       outer_sum(rows, cols, m, -1.0, lam_t + row * m, xb + col * m, xt + row * m, lam_b + col * m, g.h_tb.data() + at,
                 cols);
     });
   }
   const Index row_tiles = (total + kRowTile - 1) / kRowTile, column_tiles = (k + kColumnTile - 1) / kColumnTile;
-  const Index dense_tasks = system.h_tb() == nullptr ? 0 : row_tiles * column_tiles;
+  const Index dense_tasks = sparse != nullptr ? 0 : row_tiles * column_tiles;
   linalg::parallel_for_if(total * k * m >= linalg::kParallelWork, dense_tasks, [&](Index task) {
     const Index r = task / column_tiles * kRowTile, c = task % column_tiles * kColumnTile;
     outer_sum(std::min(kRowTile, total - r), std::min(kColumnTile, k - c), m, -1.0, lam_t + r * m, xb + c * m,
@@ -156,9 +170,10 @@ SystemGradient ArrowFactor::log_det_vjp(FactorSet set) const {
   g.h_tt = zeros(system.block_offset(n));
   g.h_tb = zeros(cross_entries(system, "log_det_vjp", impl_->diagnostics.plan.route));
   g.h_bb = zeros(k * k);
-  const auto* sparse = std::get_if<BlockSparseCross>(&system.cross());
+  const BlockSparseCross* sparse = pattern_of(system);
   std::vector<double> dense;  // A^-1 B S^-1 of a batch, of which the pattern is kept
-  for (evidence::LatentBatches batches(impl_->exact_frame(set, "log_det_vjp"), evidence::RowList(system, {})); batches.next();) {
+  for (evidence::LatentBatches batches(impl_->exact_frame(set, "log_det_vjp"), evidence::RowList(system, {}));
+       batches.next();) {
     const Index first = batches.batch().begin;
     batches.solve_z();
     batches.blocks(g.h_tt.data() + system.block_offset(first));

@@ -150,8 +150,8 @@ void LatentBatches::blocks(double* out) {
         if (!small(g) || g.columns == 0) return;
         double gram[kGroup * kGroup] = {};
         if (k_ > 0) {
-          linalg::blas_table<double>().gemm('N', 'T', g.columns, g.columns, root_rows_, 1.0, z_.data() + g.flat, batch_.flat,
-                                            z_.data() + g.flat, batch_.flat, 0.0, gram, g.columns);
+          linalg::blas_table<double>().gemm('N', 'T', g.columns, g.columns, root_rows_, 1.0, z_.data() + g.flat,
+                                            batch_.flat, z_.data() + g.flat, batch_.flat, 0.0, gram, g.columns);
         }
         Index column = 0;
         double* block = out + g.entries;
@@ -206,7 +206,8 @@ void ArrowFactor::latent_inverse_diagonal(std::span<double> out, FactorSet set) 
   evidence::check_size("out", out.size(), system.total_dim(), "T");
   const linalg::ThreadScope threads(impl_->options.num_threads);
   const backend::Frame& frame = impl_->exact_frame(set, "latent_inverse_diagonal");
-  std::vector<double> blocks(frame.latent_blocks_cheap() ? static_cast<std::size_t>(system.block_offset(system.n())) : 0);
+  std::vector<double> blocks(frame.latent_blocks_cheap() ? static_cast<std::size_t>(system.block_offset(system.n()))
+                                                         : 0);
   if (!blocks.empty() && frame.latent_blocks({}, blocks.data())) {
     for (Index i = 0; i < system.n(); ++i) {
       const Index d = system.row_dim(i);

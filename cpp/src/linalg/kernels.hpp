@@ -80,41 +80,41 @@ struct KernelTable {
 template <class In>
 struct BlockRowsArgs {
   Index d = 0, count = 0;  // rows of blocks
-  Index b = 0;             // columns of every border block; 0: they differ
-  const Index* ptr = nullptr;      // [count + 1]: entries of the rows
-  const Index* block = nullptr;    // border block of an entry
+  Index b = 0;  // columns of every border block; 0: they differ
+  const Index* ptr = nullptr;  // [count + 1]: entries of the rows
+  const Index* block = nullptr;  // border block of an entry
   const Index* offsets = nullptr;  // columns of the border blocks
-  const In* values = nullptr;      // of the first entry, ptr[0]
-  const double* x = nullptr;       // z = W x unless null
-  double* z = nullptr;             // [count * d]
-  const double* v = nullptr;       // [count * d], when x is null
-  double* acc = nullptr;           // acc += W'z or W'v unless null
+  const In* values = nullptr;  // of the first entry, ptr[0]
+  const double* x = nullptr;  // z = W x unless null
+  double* z = nullptr;  // [count * d]
+  const double* v = nullptr;  // [count * d], when x is null
+  double* acc = nullptr;  // acc += W'z or W'v unless null
 };
 
 // The part of W'W that one border block a owns: its rows, and the columns of the blocks up to a.
 template <class In>
 struct BlockGramArgs {
-  Index count = 0;                 // entries of block a
+  Index count = 0;  // entries of block a
   const Index* entries = nullptr;  // ascending rows
-  Index width = 0;                 // columns of a
-  Index d = 0, b = 0;              // size of every row, of every border block; 0: they differ
-  const Index* row_of = nullptr;   // by entry
-  const Index* ptr = nullptr;      // entries of a row
+  Index width = 0;  // columns of a
+  Index d = 0, b = 0;  // size of every row, of every border block; 0: they differ
+  const Index* row_of = nullptr;  // by entry
+  const Index* ptr = nullptr;  // entries of a row
   const Index* block = nullptr;
   const Index* offsets = nullptr;
   const Index* value_ptr = nullptr;  // by entry
-  const Index* column = nullptr;     // by border block: its first column in c, or -1: left out; null: as `offsets`
-  bool own_only = false;             // only the block of a itself
+  const Index* column = nullptr;  // by border block: its first column in c, or -1: left out; null: as `offsets`
+  bool own_only = false;  // only the block of a itself
   const In* values = nullptr;
   double* c = nullptr;  // c[p, column + q] -= sum_r W[r, p] W[r, q]; the lower triangle of the block of a itself
   Index ldc = 0;
   // Scratch, used for b = 2, 3, 6, 9: a tile per border block, where sums wait until the entries are done. `touched` is
   // zero between calls.
-  double* tiles = nullptr;   // [blocks, kGramTile]
-  Index* list = nullptr;     // [blocks]
-  char* touched = nullptr;   // [blocks]
+  double* tiles = nullptr;  // [blocks, kGramTile]
+  Index* list = nullptr;  // [blocks]
+  char* touched = nullptr;  // [blocks]
 };
-inline constexpr Index kGramTile = 96;  // entries of the largest tile: 9 x 9 as nine rows of 8, a column of 8 and a corner
+inline constexpr Index kGramTile = 96;  // entries of the largest tile: 9 x 9, with padding
 
 // Kernels on float64 alone.
 struct Float64Kernels {

@@ -751,7 +751,7 @@ void block_matvec(Index d, Index count, const In* a, const double* shift, const 
   with_dim(d, false, [&](auto dim) { block_matvec_dim<In, decltype(dim)::value>(d, count, a, shift, x, y, abs); });
 }
 
-// acc += B'(B x) for kRows rows: their dots, then their sum; lines of the kRows rows after them are asked for on the way.
+// acc += B'(B x) for kRows rows: their dots, then their sum; the rows after them are prefetched on the way.
 template <class In, int kRows>
 ARROWSCHUR_INLINE void gram_rows(Index k, const In* b, Index ldb, const double* x, double* acc, bool more) {
   constexpr int n = kLanes<double>;
@@ -946,8 +946,8 @@ ARROWSCHUR_INLINE void subtract_product(const In* a, int wa, const In* b, int wb
   }
 }
 
-// A tile holds a B x B sum as whole vectors only: an entry that was just stored is loaded again in the same shape, which
-// the store buffer can forward (it cannot with masks). B = 9 would waste most of a second vector: its last column lies
+// A tile holds a B x B sum as whole vectors only: what was just stored is loaded again in the same shape, which the
+// store buffer can forward (it cannot with masks). B = 9 would waste most of a second vector: its last column lies
 // apart, as a vector over the rows.
 template <int B>
 struct GramTile {
@@ -996,11 +996,13 @@ struct GramTile {
 };
 
 // The lines of the entries begin .. e of a row.
-template <class In>
+template <class In, int D, int B>
 ARROWSCHUR_INLINE void prefetch_row(const BlockGramArgs<In>& args, Index begin, Index e) {
   constexpr Index kMostLines = 32;
-  const Index first = args.value_ptr[begin], size = args.value_ptr[e + 1] - first;
   constexpr Index kLine = static_cast<Index>(64 / sizeof(In));
+  constexpr bool kEven = D > 0 && B > 0;
+  const Index first = kEven ? begin * D * B : args.value_ptr[begin];
+  const Index size = (kEven ? (e + 1) * D * B : args.value_ptr[e + 1]) - first;
   for (Index line = 0; line < kMostLines && line * kLine < size; ++line) {
     __builtin_prefetch(args.values + first + line * kLine);
   }
@@ -1020,14 +1022,12 @@ void block_gram_sized(const BlockGramArgs<In>& args) {
     // Rows lie anywhere: what leads to their values is asked for in time, then the values.
     if (t + 16 < args.count) {
       __builtin_prefetch(args.row_of + args.entries[t + 16]);
-      __builtin_prefetch(args.value_ptr + args.entries[t + 16]);
+      if (D == 0 || B == 0) __builtin_prefetch(args.value_ptr + args.entries[t + 16]);
     }
-    if (t + 10 < args.count) {
-      __builtin_prefetch(args.ptr + args.row_of[args.entries[t + 10]]);
-    }
+    if (t + 10 < args.count) __builtin_prefetch(args.ptr + args.row_of[args.entries[t + 10]]);
     if (t + 4 < args.count) {
       const Index ahead = args.entries[t + 4];
-      prefetch_row(args, args.own_only ? ahead : args.ptr[args.row_of[ahead]], ahead);
+      prefetch_row<In, D, B>(args, args.own_only ? ahead : args.ptr[args.row_of[ahead]], ahead);
     }
     const Index e = args.entries[t];
     const Index at = D > 0 && B > 0 ? e * D * B : args.value_ptr[e];
@@ -1125,9 +1125,8 @@ void whiten_blocks_sized(Index d_, Index count, const double* l, const double* i
 }
 void whiten_blocks(Index d, Index count, const double* l, const double* inv, const Index* ptr, const Index* value_ptr,
                    double* values) {
-  with_height(d, [&](auto dim) {
-    whiten_blocks_sized<decltype(dim)::value>(d, count, l, inv, ptr, value_ptr, values);
-  });
+  with_height(d,
+              [&](auto dim) { whiten_blocks_sized<decltype(dim)::value>(d, count, l, inv, ptr, value_ptr, values); });
 }
 
 template <class In, int kRows>

@@ -53,8 +53,9 @@ const backend::Frame& ArrowFactor::Impl::frame(FactorSet set) const {
 
 const backend::Frame& ArrowFactor::Impl::exact_frame(FactorSet set, const char* feature) const {
   if (!step_frame->exact_border()) {
-    throw UnsupportedConfiguration(feature, to_string(diagnostics.plan.route),
-                                   "the border has no factor on this route; factorize with mode='direct' or 'low_rank'");
+    throw UnsupportedConfiguration(
+        feature, to_string(diagnostics.plan.route),
+        "the border has no factor on this route; factorize with mode='direct' or 'low_rank'");
   }
   return frame(set);
 }

@@ -6,19 +6,22 @@
 
 namespace arrowschur {
 
-// Bytes of workspace and factor that the direct route holds at its peak, beyond the caller's data. An upper estimate:
-// it assumes one bucket of rows of the largest size. Saturates at the largest Index.
+// Bytes of workspace and factor that the direct route holds at its peak, beyond the caller's data. Assumes one bucket
+// of rows of the largest size. Saturates at the largest Index.
 Index direct_peak_bytes(const ProblemShape&, const SolveOptions&) noexcept;
 
-// What the routes of a structured system hold, in the units of what is stored.
+// What the routes of a system hold that does not take that path: sizes, and bytes of what is stored.
 struct StructuredMemory {
   double total_dim = 0.0, k = 0.0;
-  double row_entries = 0.0;      // sum d_i^2
-  double whitened_bytes = 0.0;   // of W in its form
-  double slab_bytes = 0.0;       // of an expanded cross block
+  double row_entries = 0.0;          // sum d_i^2
+  double whitened_values = 0.0;      // numbers of W in its form: T k when dense
+  double whitened_index_bytes = 0.0; // of one of the three index arrays of a block-sparse W
+  bool dense_whitened = true;
+  double product_bytes = 0.0;        // scratch of one product with a Kronecker W
+  double slab_bytes = 0.0;           // of an expanded cross block
   double border_factor_bytes = 0.0;  // low_rank: M = R R'
   double sparse_bytes = 0.0;         // S and its sparse factor
 };
-Index structured_peak_bytes(const PlanCandidate&, const StructuredMemory&) noexcept;
+Index structured_peak_bytes(const PlanCandidate&, const StructuredMemory&, bool float32_whitened) noexcept;
 
 }  // namespace arrowschur

@@ -79,6 +79,9 @@ class Planner {
   }
 
   bool single() const { return options_.precision == Precision::float32; }
+  bool float32_whitened(const PlanCandidate& c) const {
+    return c.route == Route::inexact_pcg && (single() || options_.pcg.float32_storage);
+  }
   const DispatchPolicy& record() {
     if (options_.policy != nullptr) return *options_.policy;
     if (!in_force_) in_force_ = policy::in_force();
@@ -120,7 +123,7 @@ class Planner {
       dense.peak_bytes = direct_peak_bytes(shape_.problem, options_);
       if (materialize) dense.peak_bytes = plus(dense.peak_bytes, shape_.memory.slab_bytes);
     } else {
-      dense.peak_bytes = structured_peak_bytes(dense, shape_.memory);
+      dense.peak_bytes = structured_peak_bytes(dense, shape_.memory, float32_whitened(dense));
     }
     if (shape_.operator_border) dense.obstacle = Obstacle::operator_border;
 
@@ -135,7 +138,7 @@ class Planner {
     const double saved =
         policy::dense_factor_time(s.k, *plan_.profile).total(static_cast<double>(options_.expected_solves));
     const bool too_large = options_.memory_limit && dense.peak_bytes > *options_.memory_limit;
-    if (!too_large && saved < kWorthALook * dense.seconds) return;
+    if (!too_large && saved < std::max(kWorthALook * dense.seconds, 4.0 * policy::pattern_seconds(s))) return;
     const SchurPattern pattern = schur_pattern(*shape_.system);
     if (!pattern.sparse) return;
     const policy::SparseFactorCost f{pattern.s_entries, pattern.l_entries, pattern.flops};
@@ -144,7 +147,7 @@ class Planner {
     sparse.sparse_schur = true;
     StructuredMemory memory = shape_.memory;
     memory.sparse_bytes = static_cast<double>(pattern.peak_bytes);
-    sparse.peak_bytes = structured_peak_bytes(sparse, memory);
+    sparse.peak_bytes = structured_peak_bytes(sparse, memory, float32_whitened(sparse));
     if (single()) sparse.obstacle = Obstacle::precision;
   }
 
@@ -157,7 +160,7 @@ class Planner {
     PlanCandidate& c = add(Route::low_rank, policy::low_rank_time(s, *plan_.profile),
                            s.k * t * (t + 1.0) + t * t * t / 3.0 + t * s.border_solve_flops + shape_.row_flops);
     c.materialize = shape_.form == CrossForm::callback;
-    c.peak_bytes = structured_peak_bytes(c, shape_.memory);
+    c.peak_bytes = structured_peak_bytes(c, shape_.memory, float32_whitened(c));
     if (shape_.operator_border) {
       c.obstacle = Obstacle::operator_border;
     } else if (!shape_.cheap_border) {
@@ -173,7 +176,7 @@ class Planner {
         add(Route::inexact_pcg,
             policy::inexact_pcg_time(shape_.cost, *plan_.profile, static_cast<double>(plan_.facts.cg_iters)),
             shape_.cost.whiten_flops + shape_.row_flops);
-    c.peak_bytes = structured_peak_bytes(c, shape_.memory);
+    c.peak_bytes = structured_peak_bytes(c, shape_.memory, float32_whitened(c));
     if (!automatic) return;
     if (purpose_ == PlanPurpose::factor && !shape_.operator_border) {
       c.obstacle = Obstacle::factor_wanted;

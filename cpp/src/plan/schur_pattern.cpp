@@ -219,7 +219,8 @@ std::vector<Supernode> supernodes(const UpperLists& up, const List& parent, cons
     all.back().end = j + 1;
     owner[at(j)] = static_cast<Index>(all.size()) - 1;
   }
-  // A row subtree passes through each supernode once or along its columns: row i is below every supernode that it meets.
+  // A row subtree passes through each supernode once or along its columns: row i is below every supernode that it
+  // meets.
   for (Index i = 0; i < count; ++i) {
     for (Index e = up.ptr[at(i)]; e < up.ptr[at(i) + 1]; ++e) {
       for (Index j = up.cols[at(e)]; j != -1 && j < i;) {

@@ -30,8 +30,8 @@ struct BlockPattern {
   double entries() const;  // scalars of the full symmetric pattern, diagonal blocks included
 };
 
-// Row i touches blocks[ptr[i]] .. blocks[ptr[i + 1]] of the border cut at `offsets`. Empty when more than max_density k^2
-// entries are non-zero; a sample of columns finds the clear cases at once.
+// Row i touches blocks[ptr[i]] .. blocks[ptr[i + 1]] of the border cut at `offsets`. Empty when more than max_density
+// k^2 entries are non-zero; a sample of columns finds the clear cases at once.
 std::optional<BlockPattern> schur_blocks(std::span<const Index> offsets, std::span<const Index> ptr,
                                          std::span<const Index> blocks, const Border& border, double max_density = 1.0);
 

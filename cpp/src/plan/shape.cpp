@@ -48,7 +48,7 @@ bool only_dense(const Border& border) {
 }
 
 // Block-sparse rows: entry counts row by row. nnz_i columns of d_i entries each.
-void count_rows(const ArrowSystem& s, const cross::Layout& layout, policy::CostShape& cost) {
+void count_rows(const ArrowSystem& s, const Index* indptr, const cross::Layout& layout, policy::CostShape& cost) {
   cost.entries = cost.apply_entries = as_double(layout.stored);
   cost.whiten_flops = cost.gram_flops = 0.0;
   for (Index i = 0; i < s.n(); ++i) {
@@ -58,6 +58,8 @@ void count_rows(const ArrowSystem& s, const cross::Layout& layout, policy::CostS
     if (entries == 0.0) continue;
     cost.whiten_flops += d * entries;
     cost.gram_flops += entries * (entries / d + 1.0);
+    const double blocks = as_double(indptr[i + 1] - indptr[i]);
+    cost.block_pairs += blocks * blocks;
   }
   cost.scattered = true;
 }
@@ -88,7 +90,8 @@ PlanShape shape_of(const ProblemShape& problem, const SolveOptions&) {
   shape.memory.total_dim = t;
   shape.memory.k = k;
   shape.memory.row_entries = cost.row_entries;
-  shape.memory.whitened_bytes = shape.memory.slab_bytes = 8.0 * t * k;
+  shape.memory.whitened_values = t * k;
+  shape.memory.slab_bytes = 8.0 * t * k;
   return shape;
 }
 
@@ -119,21 +122,24 @@ PlanShape shape_of(const ArrowSystem& s, const SolveOptions& options) {
 
   if (s.h_tb() == nullptr && s.total_dim() > 0 && s.k() > 0) {
     const cross::Layout& layout = s.cross_layout();
-    if (std::holds_alternative<BlockSparseCross>(s.cross())) {
+    if (const auto* sparse = std::get_if<BlockSparseCross>(&s.cross())) {
       shape.form = CrossForm::block_sparse;
       shape.cross_form = "block-sparse";
-      count_rows(s, layout, cost);
+      count_rows(s, sparse->indptr, layout, cost);
+      shape.memory.whitened_index_bytes = 8.0 * as_double(sparse->indptr[s.n()]);
       shape.system = &s;
     } else if (const auto* kronecker = std::get_if<KroneckerCross>(&s.cross())) {
       shape.form = CrossForm::kronecker;
       shape.cross_form = "Kronecker";
       count_slots(s, *kronecker, layout, cost);
+      shape.memory.product_bytes = 8.0 * as_double(layout.slots) * as_double(kronecker->p);
     } else {
       shape.form = CrossForm::callback;
       shape.cross_form = "operator";
     }
     shape.memory.slab_bytes = as_double(static_cast<Index>(size_of(s.dtype()))) * cost.total_dim * cost.k;
-    shape.memory.whitened_bytes = shape.form == CrossForm::callback ? 0.0 : 8.0 * cost.entries;
+    shape.memory.whitened_values = shape.form == CrossForm::callback ? 0.0 : cost.entries;
+    shape.memory.dense_whitened = false;
   }
   return shape;
 }

@@ -14,6 +14,7 @@ struct CostShape {
   double whiten_flops = 0.0;  // sum d_i * entries of row i
   double apply_entries = 0.0;  // read by one product with W'W: entries, and J again for Kronecker rows
   double gram_flops = 0.0;  // of W'W: sum d_i nnz_i (nnz_i + 1)
+  double block_pairs = 0.0;  // sum s_i^2, s_i the border blocks of row i
   bool scattered = false;  // W'W is added block by block: at the rate of row-wise work
   double border_entries = 0.0;  // s_M: doubles that store the border
   double border_solve_flops = 0.0;  // of one solve with M, for low_rank
@@ -26,6 +27,8 @@ CostShape dense_shape(double n, double d, double k, double border_entries);
 struct SparseFactorCost {
   double s_entries = 0.0, l_entries = 0.0, flops = 0.0;
 };
+// Seconds to find the pattern of S.
+double pattern_seconds(const CostShape&);
 
 // The part of a route that a dense m x m factor takes.
 RouteTime dense_factor_time(double m, const MachineProfile&);

@@ -27,8 +27,8 @@ Index stored_entries(const Border&);  // s_M of the time model: k^2 dense, 2k tr
 // symmetric. An operator is probed column by column of the range.
 void block_add(const Border&, Index begin, Index end, double* out);
 void subblock_add(const Border&, std::span<const Index> cols, double* out);
-// f(row, col, value) for every stored non-zero of the lower triangle (row >= col), terms added up by the caller. Not for
-// operators.
+// f(row, col, value) for every stored non-zero of the lower triangle (row >= col), terms added up by the caller. Not
+// for operators.
 void for_each_lower(const Border&, const std::function<void(Index row, Index col, double value)>& f);
 
 // ---- exact factor of M = P + diag(shift), where that is cheap -------------------------------------------------------

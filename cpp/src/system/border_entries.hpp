@@ -44,8 +44,8 @@ struct IndexList {
   }
 };
 
-// Calls f(row position, column position, value) for the stored entries P[i, j], j <= i, of one term with i in `rows` and
-// j in `cols`. The same entry may come several times, to be added. Cost: the entries of the rectangle, and one test per
+// Calls f(row position, column position, value) for the stored entries P[i, j], j <= i, of one term with i in `rows`
+// and j in `cols`. The same entry may come several times, to be added. Cost: the entries of the rectangle, and one test per
 // block of the term; never a scan of the rectangle where the term is sparse.
 template <class In, class Set, class F>
 struct EntryVisitor {

@@ -1,5 +1,5 @@
-// Exact factors M = R R' of borders whose structure survives a Cholesky factorization. The profile of the lower triangle
-// decides: what lies left of the first entry of a row stays zero (A. George, J. W.-H. Liu, Computer Solution of Large
+// Exact factors M = R R' of borders whose structure survives a Cholesky factorization. The profile of the lower
+// triangle decides: what lies left of the first entry of a row stays zero (A. George, J. W.-H. Liu, Computer Solution of Large
 // Sparse Positive Definite Systems, 1981, section 4.2), and a border falls apart where no row reaches across.
 #include <algorithm>
 #include <cmath>
@@ -126,8 +126,8 @@ struct Structure {
   }
 };
 
-// The border as A (x) I_p, A a border of scalars; p = 1 when it has no Kronecker term. Diagonal terms are not part of A:
-// they join the shift.
+// The border as A (x) I_p, A a border of scalars; p = 1 when it has no Kronecker term. Diagonal terms are not part of
+// A: they join the shift.
 struct LeftForm {
   Index p = 1;
   Border left;

@@ -83,7 +83,7 @@ bool used(const Block& block, bool mirror) {
   return mirror || block.row >= block.col;
 }
 
-// |A| off the diagonal summed over rows and over columns: rows[r] and, where it stands for its mirror image too, cols[c].
+// |A| off the diagonal summed over rows and over columns: rows[r] and, for its mirror image, cols[c].
 template <class In>
 void block_abs_sums(const LeftBlock<In>& a, bool diagonal, double* rows, double* cols) {
   for (Index r = 0; r < a.rows; ++r) {

@@ -15,8 +15,8 @@ struct Recognised {
   std::string what;                  // "banded, 1 sub-diagonal"
 };
 
-// The compact form of the symmetric k x k matrix m (lower triangle), if it stores at most a quarter of the entries; none
-// for k < 32. One look at the lower triangle; a dense matrix is given up at its first rows.
+// The compact form of the symmetric k x k matrix m (lower triangle), if it stores at most a quarter of the entries;
+// none for k < 32. One look at the lower triangle; a dense matrix is given up at its first rows.
 template <class T>
 std::optional<Recognised> recognise(const T* m, Index k);
 

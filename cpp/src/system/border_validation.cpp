@@ -319,7 +319,7 @@ struct BorderExamination {
                      index_text({bad / width, bad % width}) + " of " + name + term);
   }
 
-  // Without `mirror` both halves are given: from here on the lower one stands for both (or, averaged, each for its half).
+  // Without `mirror` both halves are given: from here on the lower one stands for both (averaged: each for its half).
   template <class T>
   void keep_lower(T& t, auto&& lower) const {
     if (!t.mirror && options.symmetry != Symmetry::average) std::erase_if(t.blocks, std::not_fn(lower));

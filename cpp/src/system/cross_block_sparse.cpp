@@ -159,8 +159,8 @@ Index row_at(const Layout& l, Index value) {
                             l.first_value.begin());
 }
 
-// Sums over all rows into [k, width]: add(first row, last row, partial) for groups of rows that the structure fixes. Each
-// group has a partial of its own, and all of them together are smaller than what is read.
+// Sums over all rows into [k, width]: add(first row, last row, partial) for groups of rows that the structure fixes.
+// Each group has a partial of its own, and all of them together are smaller than what is read.
 template <class F>
 void sum_over_rows(const ArrowSystem& s, const Layout& l, Index width, double* out, F&& add) {
   const Index size = s.k() * width;

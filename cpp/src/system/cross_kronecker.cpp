@@ -1,8 +1,8 @@
 // The gather-Kronecker form: B_i = sum over the slots s of row i of J_s P_s, P_s the gather of its pairs (base, phi).
 //
-// Products are staged, and nothing of size d k is formed: z = P x, y = J z, and v = J' y, x = P' v. When the weights fill
-// a slots x targets matrix, the gather and the scatter are matrix products (every token active in every group); else
-// they are sums of scaled stretches of x.
+// Products are staged, and nothing of size d k is formed: z = P x, y = J z, and v = J' y, x = P' v. When the weights
+// fill a slots x targets matrix, the gather and the scatter are matrix products (every token active in every group);
+// else they are sums of scaled stretches of x.
 #include <cmath>
 #include <type_traits>
 

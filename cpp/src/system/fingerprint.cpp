@@ -167,9 +167,7 @@ struct CrossHasher {
     h.number(static_cast<Index>(c.supplement.index()));
     std::visit([&](const auto& form) { (*this)(form, l.supplement ? *l.supplement : l); }, c.supplement);
   }
-  void indices(const Index* data, Index count) const {
-    h.bytes(data, static_cast<std::size_t>(count) * sizeof(Index));
-  }
+  void indices(const Index* data, Index count) const { h.bytes(data, static_cast<std::size_t>(count) * sizeof(Index)); }
 };
 
 }  // namespace

@@ -7,8 +7,8 @@
 
 namespace arrowschur::jacobians {
 
-// Sizes and buffers of everything but j_beta, with `width` border columns that count as dense; then values: finite, weights
-// >= 0, row_index in range.
+// Sizes and buffers of everything but j_beta, with `width` border columns that count as dense; then values: finite,
+// weights >= 0, row_index in range.
 void require_rows(const JacobianParts&, Index width);
 void require_row_values(const JacobianParts&);
 void require_finite(const double* x, Index size, const char* name, Index inner, Index middle);

@@ -1,8 +1,10 @@
-// Normal equations of residual blocks that touch few border blocks: one pass over the Jacobians, in the order of the rows.
+// Normal equations of residual blocks that touch few border blocks: one pass over the Jacobians, in the order of the
+// rows.
 //
-// The rows (h_tt, g_t, the cross block) are owned by whoever works on them. The border is a sum over all residual blocks:
-// groups of rows with a partial each when no residual block touches two border blocks and the border is small against
-// the Jacobians (bundle adjustment), else block rows of the border, each with its residual blocks in ascending order.
+// The rows (h_tt, g_t, the cross block) are owned by whoever works on them. The border is a sum over all residual
+// blocks: groups of rows with a partial each when no residual block touches two border blocks and the border is small
+// against the Jacobians (bundle adjustment), else block rows of the border, each with its residual blocks in ascending
+// order.
 #include <algorithm>
 #include <array>
 #include <numeric>
@@ -124,7 +126,8 @@ inline void add_product(Index rows_given, Index depth_given, Index cols_given, c
   }
 }
 
-// The lower triangle of a [rows, rows] += u' v from row R on; what rows of a few columns more leave above it is dropped.
+// The lower triangle of a [rows, rows] += u' v from row R on; what rows of a few columns more leave above it is
+// dropped.
 template <Index Rows, Index Depth, Index R = 0>
 inline void add_lower(Index rows_given, Index depth, const double* u, const double* v, double* a) {
   if constexpr (R < Rows) {
@@ -145,8 +148,8 @@ inline void add_lower(Index rows_given, Index depth, const double* u, const doub
   }
 }
 
-// The parts of one row; with `h_bb`, what its residual blocks add to the border as well: lower triangles of the blocks at
-// border_at[block], and g_beta.
+// The parts of one row; with `h_bb`, what its residual blocks add to the border as well: lower triangles of the blocks
+// at border_at[block], and g_beta.
 template <Index D, Index Q, Index B>
 void add_row(const Problem& problem, Index row, double* weighted, Owner& out, const Index* border_at, double* h_bb,
              double* g_beta) {

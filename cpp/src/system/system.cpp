@@ -184,7 +184,12 @@ template <class Data>
 cross::Rows rows_of(const Data& data) {
   const SystemParts& p = data.parts;
   const bool uniform = p.row_dims.empty();
-  return {p.n,     p.k, p.d, data.total_dim, uniform ? nullptr : p.row_dims.data(), uniform ? nullptr : data.row_offsets.data(),
+  return {p.n,
+          p.k,
+          p.d,
+          data.total_dim,
+          uniform ? nullptr : p.row_dims.data(),
+          uniform ? nullptr : data.row_offsets.data(),
           p.dtype};
 }
 

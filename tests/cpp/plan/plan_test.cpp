@@ -31,6 +31,14 @@ bool mentions(const SolvePlan& p, const std::string& text) {
   return false;
 }
 
+void check_peak(const SolveDiagnostics& d, bool exact) {
+  const auto measured = static_cast<double>(d.peak_bytes), predicted = static_cast<double>(d.plan.peak_bytes);
+  const bool good = exact ? predicted >= 0.9 * measured && predicted <= 1.1 * measured + 20'480.0
+                          : predicted >= 0.95 * measured && predicted <= 2.0 * measured + 2e6;
+  CHECK(good);
+  if (!good) std::cout << "  " << to_string(d.plan.route) << ": " << predicted << " predicted, " << measured << "\n";
+}
+
 }  // namespace
 
 TEST(TheDirectRouteIsTaken) {
@@ -197,27 +205,75 @@ TEST(AMemoryLimitChoosesAnotherRoute) {
   }
 }
 
-// What a solve really takes stays below what the plan says, and is not far from it where memory matters.
-TEST(PeakBytesBoundWhatASolveTakes) {
+// What a solve really takes: within a tenth of what the plan says, and below it where a limit is a limit.
+TEST(PeakBytesAreWhatASolveTakes) {
   const struct {
     Index n, d, k;
-  } shapes[] = {{1, 1, 1},     {200, 2, 64}, {6000, 1, 64}, {600, 1, 512},
-                {900, 3, 700}, {3, 120, 10}, {50, 40, 30},  {0, 1, 300}};
+    bool exact;  // large row blocks are counted with their worst copies
+  } shapes[] = {{1, 1, 1, false},    {200, 2, 64, true},  {6000, 1, 64, true}, {600, 1, 512, true},
+                {900, 3, 700, true}, {3, 120, 10, false}, {50, 40, 30, true},  {0, 1, 300, false}};
   for (const auto& shape : shapes) {
     for (const Precision precision : {Precision::float64, Precision::float32}) {
       const auto data = fixtures::coupled_fixture(shape.n, shape.d, shape.k, 1, 0.5, fixtures::BorderKind::diagonal);
-      SolveOptions options;
+      SolveOptions options = with_mode(Mode::direct);
       options.precision = precision;
       clear_workspaces();  // a cached block may be larger than what is asked for
       const SolveDiagnostics diagnostics = newton_step(data.system(), {}, options).diagnostics;
-
-      CHECK(diagnostics.peak_bytes <= diagnostics.plan.peak_bytes);
-      CHECK(diagnostics.plan.peak_bytes <= 2 * diagnostics.peak_bytes + 2'000'000);
-      if (diagnostics.peak_bytes > diagnostics.plan.peak_bytes) {
-        std::cout << "  n=" << shape.n << " d=" << shape.d << " k=" << shape.k << " " << to_string(precision) << ": "
-                  << diagnostics.peak_bytes << " > " << diagnostics.plan.peak_bytes << "\n";
-      }
+      check_peak(diagnostics, shape.exact && precision == Precision::float64);
     }
+  }
+}
+
+TEST(PeakBytesOfTheOtherRoutesAreWhatASolveTakes) {
+  const auto few = fixtures::coupled_fixture(100, 2, 1500, 1, 0.5, fixtures::BorderKind::diagonal);
+  const auto many = fixtures::coupled_fixture(3000, 2, 150, 1, 0.5, fixtures::BorderKind::diagonal);
+  for (const auto* data : {&few, &many}) {
+    for (const Mode mode : {Mode::low_rank, Mode::inexact_pcg}) {
+      if (mode == Mode::low_rank && data == &many) continue;  // T = 6000: minutes
+      clear_workspaces();
+      check_peak(newton_step(data->system(), {.beta = 1.0}, with_mode(mode)).diagnostics, true);
+    }
+  }
+}
+
+TEST(PeakBytesOfABlockSparseCrossBlockAreWhatASolveTakes) {
+  constexpr Index kRows = 5000, kDim = 3, kWidth = 6, kBlocks = 40, kPer = 4;
+  std::vector<double> h_tt(kRows * kDim * kDim, 0.0), values(kRows * kPer * kDim * kWidth), g_t(kRows * kDim, 1.0);
+  std::vector<double> g_beta(kBlocks * kWidth, 1.0), diagonal(kBlocks * kWidth, 1e4);
+  std::vector<Index> indptr{0}, index;
+  for (Index i = 0; i < kRows; ++i) {
+    for (Index a = 0; a < kDim; ++a) h_tt[static_cast<std::size_t>((i * kDim + a) * kDim + a)] = 4.0;
+    for (Index e = 0; e < kPer; ++e) index.push_back(i % (kBlocks - kPer) + e);
+    indptr.push_back(static_cast<Index>(index.size()));
+  }
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.1 * static_cast<double>(i % 7) - 0.3;
+  SystemParts parts;
+  parts.n = kRows, parts.d = kDim, parts.k = kBlocks * kWidth;
+  parts.h_tt = h_tt.data(), parts.g_t = g_t.data(), parts.g_beta = g_beta.data();
+  BlockSparseCross cross;
+  cross.indptr = indptr.data(), cross.block_index = index.data(), cross.values = values.data();
+  for (Index b = 0; b <= kBlocks; ++b) cross.block_offsets.push_back(b * kWidth);
+  parts.cross = cross;
+  parts.border.k = parts.k;
+  parts.border.terms.emplace_back(DiagonalBorder{diagonal.data()});
+  const ArrowSystem system = ArrowSystem::make(std::move(parts));
+
+  for (const Mode mode : {Mode::direct, Mode::inexact_pcg}) {
+    clear_workspaces();
+    const SolveDiagnostics diagnostics = newton_step(system, {}, with_mode(mode)).diagnostics;
+    check_peak(diagnostics, true);
+    CHECK(mentions(diagnostics.plan, "the block-sparse cross block keeps its form"));
+  }
+  SolveOptions single = with_mode(Mode::direct);
+  single.precision = Precision::float32;
+  CHECK(plan(system, single).materialize);
+  CHECK(mentions(plan(system, single), "expanded to a dense slab"));
+  SolveOptions tight = with_mode(Mode::direct);
+  tight.memory_limit = plan(system, tight).peak_bytes - 1;  // now the pattern of S is looked at, whatever it costs
+  try {
+    CHECK(plan(system, tight).sparse_schur);
+  } catch (const MemoryBudgetExceeded& error) {
+    CHECK(error.bytes_needed > *tight.memory_limit);
   }
 }
 

@@ -54,7 +54,7 @@ TEST(GatesHaveNamesAndOperands) {
     CHECK(std::string(to_string(kind)) != "unknown");
     CHECK(operands(kind) >= 2 && operands(kind) <= 4);
     CHECK(!admits({}, {kind, {}}));
-    CHECK(admits({}, {kind, {32, 1'000'000, 1000, 1000}}));
+    CHECK(admits({}, {kind, {32, 100'000'000, 1000, 1000}}));
   }
   CHECK_EQUAL(std::string(to_string(BorderStrategy::reduced_iterative)), "reduced_iterative");
 }

@@ -387,7 +387,6 @@ TEST(TheNumberOfThreadsChangesNoBit) {
       }
       CHECK(one == four);
     }
-    break;
   }
 }
 
