@@ -51,6 +51,41 @@ def central(function: Any, x: np.ndarray, h: float) -> np.ndarray:
     return np.stack([(function(x + e) - function(x - e)) / (2 * h) for e in unit], axis=-1)
 
 
+# ---- crossed mixed model --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theta", [(0.3, 0.5, 0.1), (0.0, 0.4, 0.2), (1.5, 0.0, 0.0)])
+def test_crossed_model_equals_its_marginal_likelihood(theta: tuple[float, float, float]) -> None:
+    model = example("mixed_model")
+    rng = np.random.default_rng(3)
+    codes = [rng.integers(0, size, 300) for size in (40, 15, 6)]
+    for code, size in zip(codes, (40, 15, 6), strict=True):
+        code[:size] = np.arange(size)
+    y = 3 + rng.normal(size=300)
+    at = model.Ratings(y, *codes).evaluate(np.array(theta))
+
+    v = np.eye(300)  # covariance of all observations over s^2
+    for code, t in zip(codes, theta, strict=True):
+        v += t**2 * (code[:, None] == code)
+    solved = np.linalg.solve(v, np.column_stack([np.ones(300), y]))
+    xvx = float(np.ones(300) @ solved[:, 0])
+    beta = float(np.ones(300) @ solved[:, 1]) / xvx
+    r2 = float((y - beta) @ (solved[:, 1] - beta * solved[:, 0]))
+    log_v = np.linalg.slogdet(v)[1]
+    assert at.ml == pytest.approx(log_v + 300 * (1 + np.log(2 * np.pi * r2 / 300)), rel=1e-11)
+    assert at.reml == pytest.approx(log_v + np.log(xvx) + 299 * (1 + np.log(2 * np.pi * r2 / 299)), rel=1e-11)
+    assert at.beta[0] == pytest.approx(beta, rel=1e-10)
+
+
+def test_crossed_model_finds_what_was_simulated() -> None:
+    pytest.importorskip("scipy")
+    model = example("mixed_model")
+    theta, at, evaluations = model.fit(model.simulate(observations=6000), "reml", np.array([0.3, 0.3, 0.3]))
+    assert evaluations < 300
+    assert abs(at.sigma - 1.2) < 0.05
+    np.testing.assert_allclose(theta[:2], [0.25, 0.4], atol=0.08)
+
+
 # ---- every demonstration ---------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,8 @@ enum class Obstacle {
   precision,         // no float32 arithmetic on this route
   factor_wanted,     // inexact_pcg: a factor was asked for, and there is none
   budget_too_small,  // inexact_pcg under auto: fewer iterations than the certificate is expected to take
-  memory,
+  memory,            // options.memory_limit
+  machine_memory,    // auto without a limit: four fifths of the physical memory
 };
 
 struct PlanCandidate {

@@ -23,6 +23,14 @@ Ridges raised(const Ridges& r, double t, double beta) {
   return out;
 }
 
+bool has_exact_route(const ArrowSystem& s, const SolveOptions& options) {
+  try {
+    return plan(s, options, PlanPurpose::factor).route != Route::inexact_pcg;
+  } catch (const ArrowError&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 NewtonStep newton_step(const ArrowSystem& s, const Ridges& ridges, const SolveOptions& options) {
@@ -32,28 +40,20 @@ NewtonStep newton_step(const ArrowSystem& s, const Ridges& ridges, const SolveOp
   const Index before = linalg::live_bytes();
   linalg::reset_peak();
   const auto start = std::chrono::steady_clock::now();
-  const auto solve = [&](const SolveOptions& chosen, SolveDiagnostics& diagnostics) {
-    const auto frame = newton::eliminate_rows(s, ridges, chosen, diagnostics);
-    newton::factor_border(*frame, ridges, chosen, diagnostics);
-    return newton::step_on(*frame, ridges, ridges, chosen, newton::gradient_of(s), true, diagnostics);
+  const auto solve = [&](PlanPurpose purpose) {
+    SolveDiagnostics diagnostics;
+    const auto frame = newton::eliminate_rows(s, ridges, options, diagnostics, purpose);
+    newton::factor_border(*frame, ridges, options, diagnostics);
+    return newton::step_on(*frame, ridges, ridges, options, newton::gradient_of(s), true, diagnostics);
   };
-  SolveDiagnostics diagnostics;
   NewtonStep step;
   try {
-    step = solve(options, diagnostics);
+    step = solve(PlanPurpose::step);
   } catch (const PcgError& error) {
-    // The plan took the iteration for cheaper than it is: the direct route, where it fits.
+    // The plan took the iteration for cheaper than it is: an exact route, where one fits.
     const bool ran_out = error.facts.kind == PcgFailure::budget || error.facts.kind == PcgFailure::stagnation;
-    if (options.mode != Mode::automatic || !ran_out) throw;
-    SolveOptions direct = options;
-    direct.mode = Mode::direct;
-    try {
-      plan(s, direct);
-    } catch (const ArrowError&) {
-      throw error;  // no exact route: the news is that the iteration failed
-    }
-    diagnostics = {};
-    step = solve(direct, diagnostics);
+    if (options.mode != Mode::automatic || !ran_out || !has_exact_route(s, options)) throw;
+    step = solve(PlanPurpose::factor);
   }
   step.diagnostics.plan.measured_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -70,6 +70,10 @@ NewtonStep newton_step_escalated(const ArrowSystem& s, const Ridges& ridges, con
   if (const auto complaint = check(escalation))
     throw InvalidArgument(complaint->field, complaint->value, complaint->rule);
   newton::check_ridges(s, ridges);
+  if (options.schur_apply) {
+    throw UnsupportedConfiguration("schur_apply in newton_step_escalated", to_string(Route::inexact_pcg),
+                                   "the product belongs to one ridge_t, which escalation may raise; use newton_step");
+  }
   const linalg::ThreadScope threads(options.num_threads);
   const Index before = linalg::live_bytes();
   linalg::reset_peak();

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
+
+#include <unistd.h>
 
 #include "arrowschur/error.hpp"
 #include "arrowschur/profile.hpp"
@@ -25,6 +28,16 @@ constexpr Index kThinBorder = 512;  // below: fused chunks of rows; above: one s
 // condition number of 200 (sqrt(kappa) / 2 * log(2e12)). An unknown that is guessed on the careful side: the exact routes
 // have no such risk.
 constexpr Index kExpectedIterations = 200;
+
+// Four fifths of the physical memory.
+Index machine_budget() {
+  static const Index bytes = [] {
+    const auto pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? static_cast<Index>(pages) * static_cast<Index>(size) / 5 * 4
+                                 : std::numeric_limits<Index>::max();
+  }();
+  return bytes;
+}
 
 void require_shape(const ProblemShape& s) {
   const std::pair<Index, const char*> sizes[] = {
@@ -137,7 +150,7 @@ class Planner {
     const policy::CostShape& s = shape_.cost;
     const double saved =
         policy::dense_factor_time(s.k, *plan_.profile).total(static_cast<double>(options_.expected_solves));
-    const bool too_large = options_.memory_limit && dense.peak_bytes > *options_.memory_limit;
+    const bool too_large = dense.peak_bytes > budget();
     if (!too_large && saved < std::max(kWorthALook * dense.seconds, 4.0 * policy::pattern_seconds(s))) return;
     const SchurPattern pattern = schur_pattern(*shape_.system);
     if (!pattern.sparse) return;
@@ -217,24 +230,32 @@ class Planner {
                                                                  : "use mode='direct' or 'auto'"));
   }
 
+  // The caller's limit; without one, auto does not choose what this machine cannot hold.
+  Index budget() const {
+    if (options_.memory_limit) return *options_.memory_limit;
+    return options_.mode == Mode::automatic ? machine_budget() : std::numeric_limits<Index>::max();
+  }
+
   void apply_memory_limit() {
-    if (!options_.memory_limit) return;
+    const Index limit = budget();
     const PlanCandidate* cheapest = nullptr;
     bool fits = false;
     for (std::size_t i = 0; i < plan_.count; ++i) {
       PlanCandidate& c = plan_.slots[i];
       if (!c.feasible()) continue;
       if (cheapest == nullptr || c.peak_bytes < cheapest->peak_bytes) cheapest = &c;
-      if (c.peak_bytes <= *options_.memory_limit) fits = true;
+      if (c.peak_bytes <= limit) fits = true;
     }
     if (!fits && cheapest != nullptr) {
       throw MemoryBudgetExceeded(
-          cheapest->peak_bytes, *options_.memory_limit,
+          cheapest->peak_bytes, limit,
           "the " + std::string(to_string(cheapest->route)) + " route (" + dimensions(plan_.facts) + ")");
     }
     for (std::size_t i = 0; i < plan_.count; ++i) {
       PlanCandidate& c = plan_.slots[i];
-      if (c.feasible() && c.peak_bytes > *options_.memory_limit) c.obstacle = Obstacle::memory;
+      if (c.feasible() && c.peak_bytes > limit) {
+        c.obstacle = options_.memory_limit ? Obstacle::memory : Obstacle::machine_memory;
+      }
     }
   }
 

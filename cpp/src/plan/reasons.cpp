@@ -58,6 +58,8 @@ std::string PlanCandidate::why_not() const {
       return "pcg.max_iterations is below what the certificate is expected to take";
     case Obstacle::memory:
       return "it needs " + format_bytes(peak_bytes) + ", more than memory_limit";
+    case Obstacle::machine_memory:
+      return "it needs " + format_bytes(peak_bytes) + ", more than four fifths of this machine's memory";
   }
   return "";
 }

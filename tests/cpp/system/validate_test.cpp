@@ -70,7 +70,7 @@ TEST(SizesThatOverflowFailBeforeMemoryIsTouched) {
   SystemParts p;
   p.n = kHuge;
   p.d = 1;
-  p.k = kHuge;
+  p.k = Index{1} << 20;
   CHECK_THROWS_WITH(MemoryBudgetExceeded, "h_tb", make(p));
   p.n = 0;
   p.k = Index{1} << 32;
