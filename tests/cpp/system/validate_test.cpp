@@ -70,7 +70,9 @@ TEST(SizesThatOverflowFailBeforeMemoryIsTouched) {
   SystemParts p;
   p.n = kHuge;
   p.d = 1;
-  p.k = Index{1} << 20;
+  p.k = Index{1} << 29;
+  const double never_read = 0.0;
+  p.h_tt = p.g_t = p.g_beta = &never_read;
   CHECK_THROWS_WITH(MemoryBudgetExceeded, "h_tb", make(p));
   p.n = 0;
   p.k = Index{1} << 32;
