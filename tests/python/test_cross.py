@@ -549,3 +549,9 @@ def test_gradients_of_recognised_structure_are_dense() -> None:
         assert one.h_tb.shape == h_tb.shape
         assert reference.error(one.h_tb, other.h_tb) <= 1e-11
         assert reference.error(one.h_bb, other.h_bb) <= 1e-11
+
+
+def test_a_block_sparse_cross_block_without_columns_couples_nothing() -> None:
+    cross = asn.BlockSparseCross(np.zeros(5, int), np.zeros(0, int), np.zeros(0), np.array([0]))
+    system = asn.ArrowSystem(np.tile(2.0 * np.eye(2), (4, 1, 1)), cross, np.zeros((0, 0)), np.ones((4, 2)), np.zeros(0))
+    np.testing.assert_allclose(asn.newton_step(system).delta_t, np.full((4, 2), -0.5), rtol=1e-15)

@@ -798,6 +798,7 @@ def test_zeros_of_a_dense_cross_block_are_recognised() -> None:
 @pytest.mark.parametrize("mode", ["direct", "low_rank", "inexact_pcg"])
 def test_peak_bytes_are_predicted(make: Callable[[], asn.ArrowSystem], mode: str) -> None:
     system = make()
+    asn.clear_workspaces()  # a cached block that is handed out again may be larger than what was asked for
     try:
         step = solved(system, mode, pcg=TIGHT)
     except asn.UnsupportedConfiguration:

@@ -116,8 +116,34 @@ struct BlockGramArgs {
 };
 inline constexpr Index kGramTile = 96;  // entries of the largest tile: 9 x 9, with padding
 
+// Normal equations of residual blocks (q lines each) that touch border blocks of b columns, for rows of size d: what
+// system/jacobians_sparse.cpp does for any sizes.
+struct NormalRowsArgs {
+  Index begin = 0, end = 0;  // rows
+  const Index* first = nullptr;  // residual blocks[first[i]] .. of row i; null: residual block i
+  const Index* blocks = nullptr;
+  const double* j_t = nullptr;  // [residual blocks, q, d]
+  const double* residual = nullptr;  // [residual blocks, q]
+  const double* weights = nullptr;  // null: ones
+  bool weights_per_line = false;
+  const Index* j_ptr = nullptr;  // entries of the residual blocks
+  const Index* j_block = nullptr;  // border block of an entry
+  const double* j_beta = nullptr;  // [entries, q, b]
+  const Index* place = nullptr;  // entry -> entry of the cross block
+  const Index* ptr = nullptr;  // entries of the cross block, by row
+  bool distinct = false;  // no two entries have the same place
+  double* h_tt = nullptr;  // [rows, d, d]
+  double* g_t = nullptr;  // [rows, d]
+  double* values = nullptr;  // [entries of the cross block, d, b]
+  double* tiles = nullptr;  // [border blocks, kGramTile] +=: sums for read_tiles; null: not wanted
+};
+
 // Kernels on float64 alone.
 struct Float64Kernels {
+  // The rows of the normal equations, or false: these sizes have no kernel.
+  bool (*normal_rows)(Index d, Index q, Index b, const NormalRowsArgs&);
+  // The lower triangles and the gradient that `tiles` hold: h [blocks, b, b], g [blocks, b].
+  void (*read_tiles)(Index b, Index blocks, const double* tiles, double* h, double* g);
   // The rows of block_rows, whitened in place: every block X of row i becomes L_i^-1 X.
   void (*whiten_blocks)(Index d, Index count, const double* l, const double* inv, const Index* ptr,
                         const Index* value_ptr, double* values);
@@ -137,6 +163,8 @@ struct DataKernelTable {
   // in cache between the two products, while the next ones are fetched.
   void (*rows_gram)(Index rows, Index k, const In* b, Index ldb, const double* x, double* acc);
   void (*block_rows)(const BlockRowsArgs<In>&);
+  // z = |W| 1 and acc += |W|' 1: x and v are not read.
+  void (*block_abs_sums)(const BlockRowsArgs<In>&);
   void (*block_gram)(const BlockGramArgs<In>&);
   // c[i, j] -= scale sum_r a[r, i] b[r, j], a and b [d, p], c with leading dimension ldc; j <= i only when `lower`.
   void (*subtract_outer)(Index d, Index p, double scale, const In* a, const In* b, double* c, Index ldc, bool lower);

@@ -912,10 +912,17 @@ void block_rows_sized(const BlockRowsArgs<In>& args) {
         for (int r = 0; r < d; ++r) s = madd(static_cast<double>(w[r]), factor[r], s);
         *y = s;
       } else {
-        for (int v = 0; v * n < c.width; ++v) {
-          Vd s = load_segment(y, v, c.width);
-          for (int r = 0; r < d; ++r) s = madd(load_segment(w + r * c.width, v, c.width), splat(factor[r]), s);
-          store_segment(y, s, v, c.width);
+        constexpr bool kApart = B % n == 1;  // as in block_abs_sums_sized
+        const int width = kApart ? B - 1 : c.width;
+        for (int v = 0; v * n < width; ++v) {
+          Vd s = load_segment(y, v, width);
+          for (int r = 0; r < d; ++r) s = madd(load_segment(w + r * c.width, v, width), splat(factor[r]), s);
+          store_segment(y, s, v, width);
+        }
+        if constexpr (kApart) {
+          double s = y[B - 1];
+          for (int r = 0; r < d; ++r) s = madd(static_cast<double>(w[r * B + B - 1]), factor[r], s);
+          y[B - 1] = s;
         }
       }
       w += d * c.width;
@@ -926,6 +933,69 @@ template <class In>
 void block_rows(const BlockRowsArgs<In>& args) {
   with_width(args.b, [&](auto b) {
     with_height(args.d, [&](auto d) { block_rows_sized<In, decltype(d)::value, decltype(b)::value>(args); });
+  });
+}
+
+template <class In, int D, int B>
+void block_abs_sums_sized(const BlockRowsArgs<In>& args) {
+  constexpr int n = kLanes<double>;
+  const int d = D > 0 ? D : static_cast<int>(args.d);
+  const In* w = args.values;
+  for (Index i = 0; i < args.count; ++i) {
+    double* z = args.z + i * d;
+    if constexpr (D > 0 && B > 0) {
+      constexpr bool kApart = B % n == 1;  // a last column of its own: what is loaded again was stored in that shape
+      constexpr int kVecs = kApart ? B / n : (B + n - 1) / n;
+      Vd sum[D];
+      double last[D];
+      for (int r = 0; r < D; ++r) {
+        sum[r] = Vd{};
+        last[r] = 0.0;
+      }
+      for (Index e = args.ptr[i]; e < args.ptr[i + 1]; ++e, w += D * B) {
+        double* to = args.acc + args.block[e] * B;
+        for (int v = 0; v < kVecs; ++v) {
+          Vd column = load_segment(to, v, B);
+          for (int r = 0; r < D; ++r) {
+            const Vd a = magnitude(load_segment(w + r * B, v, B));
+            sum[r] += a;
+            column += a;
+          }
+          store_segment(to, column, v, B);
+        }
+        if constexpr (kApart) {
+          double column = to[B - 1];
+          for (int r = 0; r < D; ++r) {
+            const double a = magnitude(static_cast<double>(w[r * B + B - 1]));
+            last[r] += a;
+            column += a;
+          }
+          to[B - 1] = column;
+        }
+      }
+      for (int r = 0; r < D; ++r) z[r] = kVecs > 0 ? sum_lanes(sum[r]) + last[r] : last[r];
+    } else {
+      for (int r = 0; r < d; ++r) z[r] = 0.0;
+      for (Index e = args.ptr[i]; e < args.ptr[i + 1]; ++e) {
+        const Columns c = columns_of<B>(args.block[e], args.offsets);
+        double* to = args.acc + c.first;
+        for (int r = 0; r < d; ++r, w += c.width) {
+          Vd sum = Vd{};
+          for (int v = 0; v * n < c.width; ++v) {
+            const Vd a = magnitude(load_segment(w, v, c.width));
+            sum += a;
+            store_segment(to, load_segment(to, v, c.width) + a, v, c.width);
+          }
+          z[r] += sum_lanes(sum);
+        }
+      }
+    }
+  }
+}
+template <class In>
+void block_abs_sums(const BlockRowsArgs<In>& args) {
+  with_width(args.b, [&](auto b) {
+    with_height(args.d, [&](auto d) { block_abs_sums_sized<In, decltype(d)::value, decltype(b)::value>(args); });
   });
 }
 
@@ -1129,6 +1199,131 @@ void whiten_blocks(Index d, Index count, const double* l, const double* inv, con
               [&](auto dim) { whiten_blocks_sized<decltype(dim)::value>(d, count, l, inv, ptr, value_ptr, values); });
 }
 
+// ---- normal equations -----------------------------------------------------------------------------------------------
+// The lower triangle of a border block and, behind it, its gradient; vectors as in GramTile, a last column apart.
+template <int B>
+struct NormalTile {
+  using Gram = GramTile<B>;
+  static constexpr int n = Gram::n;
+  static constexpr int kVecs = Gram::kVecs;
+  static constexpr int kWidth = Gram::kWidth;
+  static constexpr bool kSplit = Gram::kSplit;
+  static constexpr int kCorner = B * kWidth;  // of kSplit: the last diagonal entry, then the last of the gradient
+  static constexpr int kGradient = kCorner + (kSplit ? 2 : 0);
+  static_assert(kGradient + kWidth <= kGramTile);
+};
+
+template <int D, int Q, int B>
+void normal_rows_sized(const NormalRowsArgs& args) {
+  using Tile = NormalTile<B>;
+  constexpr int n = Tile::n;
+  constexpr int kVecs = Tile::kVecs;
+  for (Index i = args.begin; i < args.end; ++i) {
+    double h[D * D] = {}, g[D] = {};
+    if (!args.distinct) {
+      for (Index at = args.ptr[i] * D * B; at < args.ptr[i + 1] * D * B; ++at) args.values[at] = 0.0;
+    }
+    const Index first = args.first == nullptr ? i : args.first[i];
+    const Index last = args.first == nullptr ? i + 1 : args.first[i + 1];
+    for (Index t = first; t < last; ++t) {
+      const Index block = args.first == nullptr ? t : args.blocks[t];
+      const double* j_t = args.j_t + block * Q * D;
+      const double* residual = args.residual + block * Q;
+      double weight[Q];
+      for (int s = 0; s < Q; ++s) {
+        weight[s] = args.weights == nullptr ? 1.0 : args.weights[args.weights_per_line ? block * Q + s : block];
+        for (int c = 0; c < D; ++c) {
+          const double scaled = weight[s] * j_t[s * D + c];
+          for (int a = 0; a <= c; ++a) h[c * D + a] = madd(scaled, j_t[s * D + a], h[c * D + a]);
+          g[c] = madd(scaled, residual[s], g[c]);
+        }
+      }
+      for (Index e = args.j_ptr[block]; e < args.j_ptr[block + 1]; ++e) {
+        const double* j_beta = args.j_beta + e * Q * B;
+        double* cross = args.values + args.place[e] * D * B;
+        Vd y[Q][kVecs];
+        double y_last[Q];
+        for (int s = 0; s < Q; ++s) {
+          for (int v = 0; v < kVecs; ++v) y[s][v] = load_segment(j_beta + s * B, v, B) * splat(weight[s]);
+          y_last[s] = weight[s] * j_beta[s * B + B - 1];
+        }
+        for (int r = 0; r < D; ++r) {
+          for (int v = 0; v < kVecs; ++v) {
+            Vd sum = args.distinct ? Vd{} : load_segment(cross + r * B, v, B);
+            for (int s = 0; s < Q; ++s) sum = madd(y[s][v], splat(j_t[s * D + r]), sum);
+            store_segment(cross + r * B, sum, v, B);
+          }
+          if constexpr (Tile::kSplit) {
+            double sum = args.distinct ? 0.0 : cross[r * B + B - 1];
+            for (int s = 0; s < Q; ++s) sum = madd(y_last[s], j_t[s * D + r], sum);
+            cross[r * B + B - 1] = sum;
+          }
+        }
+        if (args.tiles == nullptr) continue;
+        double* tile = args.tiles + args.j_block[e] * kGramTile;
+#pragma GCC unroll 9
+        for (int p = 0; p < B; ++p) {
+          for (int v = 0; v < kVecs && v * n <= p; ++v) {
+            double* to = tile + p * Tile::kWidth + v * n;
+            Vd sum = load(to);
+            for (int s = 0; s < Q; ++s) sum = madd(y[s][v], splat(j_beta[s * B + p]), sum);
+            store(to, sum);
+          }
+        }
+        for (int v = 0; v < kVecs; ++v) {
+          double* to = tile + Tile::kGradient + v * n;
+          Vd sum = load(to);
+          for (int s = 0; s < Q; ++s) sum = madd(y[s][v], splat(residual[s]), sum);
+          store(to, sum);
+        }
+        if constexpr (Tile::kSplit) {
+          double corner = tile[Tile::kCorner], gradient = tile[Tile::kCorner + 1];
+          for (int s = 0; s < Q; ++s) {
+            corner = madd(y_last[s], j_beta[s * B + B - 1], corner);
+            gradient = madd(y_last[s], residual[s], gradient);
+          }
+          tile[Tile::kCorner] = corner;
+          tile[Tile::kCorner + 1] = gradient;
+        }
+      }
+    }
+    double* h_tt = args.h_tt + i * D * D;
+    for (int c = 0; c < D; ++c) {
+      for (int a = 0; a <= c; ++a) h_tt[c * D + a] = h_tt[a * D + c] = h[c * D + a];
+      args.g_t[i * D + c] = g[c];
+    }
+  }
+}
+bool normal_rows(Index d, Index q, Index b, const NormalRowsArgs& args) {
+  if (d != 3 || q != 2 || (b != 6 && b != 9)) return false;
+  if (b == 9) {
+    normal_rows_sized<3, 2, 9>(args);
+  } else {
+    normal_rows_sized<3, 2, 6>(args);
+  }
+  return true;
+}
+
+template <int B>
+void read_tiles_sized(Index blocks, const double* tiles, double* h, double* g) {
+  using Tile = NormalTile<B>;
+  for (Index block = 0; block < blocks; ++block, tiles += kGramTile, h += B * B, g += B) {
+    for (int p = 0; p < B; ++p) {
+      for (int q = 0; q <= p; ++q) {
+        h[p * B + q] = Tile::kSplit && q == B - 1 ? tiles[Tile::kCorner] : tiles[p * Tile::kWidth + q];
+      }
+      g[p] = Tile::kSplit && p == B - 1 ? tiles[Tile::kCorner + 1] : tiles[Tile::kGradient + p];
+    }
+  }
+}
+void read_tiles(Index b, Index blocks, const double* tiles, double* h, double* g) {
+  if (b == 9) {
+    read_tiles_sized<9>(blocks, tiles, h, g);
+  } else {
+    read_tiles_sized<6>(blocks, tiles, h, g);
+  }
+}
+
 template <class In, int kRows>
 ARROWSCHUR_INLINE void subtract_outer_rows(Index p, double scale, const In* a, const In* b, double* c, Index ldc,
                                            bool lower) {
@@ -1163,10 +1358,10 @@ const Kernels kTable = {
     {rank_update<float>, multiply<float>, solve_strip<float>, factor_rows<float>, whiten<float>, solve_lower<float>,
      solve_upper<float>},
     {rows_dot<double>, rows_axpy<double>, block_matvec<double>, rows_gram<double>, block_rows<double>,
-     block_gram<double>, subtract_outer<double>},
-    {rows_dot<float>, rows_axpy<float>, block_matvec<float>, rows_gram<float>, block_rows<float>, block_gram<float>,
-     subtract_outer<float>},
-    {whiten_blocks},
+     block_abs_sums<double>, block_gram<double>, subtract_outer<double>},
+    {rows_dot<float>, rows_axpy<float>, block_matvec<float>, rows_gram<float>, block_rows<float>, block_abs_sums<float>,
+     block_gram<float>, subtract_outer<float>},
+    {normal_rows, read_tiles, whiten_blocks},
 };
 
 }  // namespace arrowschur::linalg::ARROWSCHUR_ISA

@@ -59,39 +59,32 @@ void with_blocks(const ArrowSystem& s, const BlockSparseCross& c, const Layout& 
   with_dtype(s.dtype(), [&]<class In>(In) { f(Blocks<In>(s, c, l)); });
 }
 
-// Products of one row block with a vector, with compile-time row size D and block width B (0: as given).
-template <Index D, Index B>
-struct Row {
-  // y [d] = sum of blocks x
-  template <class In>
-  static void apply(const Blocks<In>& b, Index i, Index d, const double* x, double* y) {
-    std::fill(y, y + d, 0.0);
-    b.row(i, [&](Index first, Index given, const In* v) {
-      const Index rows = D > 0 ? D : d, width = B > 0 ? B : given;
-      const double* from = x + first;
-      for (Index r = 0; r < rows; ++r) {
-        double sum = 0.0;
-        for (Index j = 0; j < width; ++j) sum += static_cast<double>(v[r * width + j]) * from[j];
-        y[r] += sum;
-      }
-    });
-  }
-  // x += blocks' y
-  template <class In>
-  static void transpose_add(const Blocks<In>& b, Index i, Index d, const double* y, double* x) {
-    b.row(i, [&](Index first, Index given, const In* v) {
-      const Index rows = D > 0 ? D : d, width = B > 0 ? B : given;
-      double* to = x + first;
-      for (Index j = 0; j < width; ++j) {
-        double sum = to[j];
-        for (Index r = 0; r < rows; ++r) sum += static_cast<double>(v[r * width + j]) * y[r];
-        to[j] = sum;
-      }
-    });
-  }
-};
+template <class In>
+const linalg::DataKernelTable<In>& kernel_of(const linalg::BlockRowsArgs<In>&) {
+  return linalg::kernels().data<In>();
+}
 
-// The same for m columns, or `cols` of matrices with leading dimension m: each row of a block scales rows of x or y.
+// f(kernel arguments, first flat row) for runs of rows of one size within [first, last).
+template <class In, class F>
+void for_runs(const Blocks<In>& b, Index first, Index last, F&& f) {
+  const bool uniform = b.s.is_uniform();
+  while (first < last) {
+    linalg::BlockRowsArgs<In> args;
+    args.d = b.s.row_dim(first);
+    Index end = uniform ? last : first + 1;
+    while (end < last && b.s.row_dim(end) == args.d) ++end;
+    args.count = end - first;
+    args.b = b.l.width;
+    args.ptr = b.c.indptr + first;
+    args.block = b.c.block_index;
+    args.offsets = b.c.block_offsets.data();
+    args.values = b.values + b.l.first_value[at(first)];
+    f(args, b.s.row_offset(first));
+    first = end;
+  }
+}
+
+// Products of each row of a block with the rows of x or y: m columns, or `cols` of matrices with leading dimension m.
 template <class In>
 void apply_columns(const Blocks<In>& b, Index i, Index d, const double* x, double* y, Index m) {
   const auto& kernel = linalg::kernels().data<double>();
@@ -120,37 +113,6 @@ void transpose_columns_add(const Blocks<In>& b, Index i, Index d, const double* 
       }
     }
   });
-}
-
-// f(Row<D, B>) with the sizes that bundle adjustment and mixed models have.
-template <Index D, class F>
-void with_width(Index width, F&& f) {
-  switch (width) {
-    case 1:
-      return f(Row<D, 1>{});
-    case 3:
-      return f(Row<D, 3>{});
-    case 6:
-      return f(Row<D, 6>{});
-    case 9:
-      return f(Row<D, 9>{});
-    default:
-      return f(Row<D, 0>{});
-  }
-}
-template <class F>
-void with_sizes(const ArrowSystem& s, const Layout& l, F&& f) {
-  const Index d = s.buckets().size() == 1 && s.buckets().front().count == s.n() ? s.buckets().front().d : 0;
-  switch (d) {
-    case 1:
-      return with_width<1>(l.width, f);
-    case 2:
-      return with_width<2>(l.width, f);
-    case 3:
-      return with_width<3>(l.width, f);
-    default:
-      return with_width<0>(l.width, f);
-  }
 }
 
 // First row that begins at or behind number `value`: where a group of rows starts.
@@ -184,15 +146,21 @@ void sum_over_rows(const ArrowSystem& s, const Layout& l, Index width, double* o
 void apply(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l, Index row_begin, Index row_end,
            const double* x, double* y, Index m) {
   const Index base = s.row_offset(row_begin);
+  if (s.k() == 0) return std::fill(y, y + (s.row_offset(row_end) - base) * m, 0.0);  // x may be null
   with_blocks(s, c, l, [&](const auto& blocks) {
-    const auto for_rows = [&](auto&& row) {
-      for_row_tasks(l, row_begin, row_end, m, [&](Index first, Index last) {
-        for (Index i = first; i < last; ++i) row(i, s.row_dim(i), y + (s.row_offset(i) - base) * m);
+    for_row_tasks(l, row_begin, row_end, m, [&](Index first, Index last) {
+      if (m > 1) {
+        for (Index i = first; i < last; ++i) {
+          apply_columns(blocks, i, s.row_dim(i), x, y + (s.row_offset(i) - base) * m, m);
+        }
+        return;
+      }
+      for_runs(blocks, first, last, [&](auto& args, Index t) {
+        args.x = x;
+        args.z = y + t - base;
+        kernel_of(args).block_rows(args);
       });
-    };
-    if (m > 1) return for_rows([&](Index i, Index d, double* to) { apply_columns(blocks, i, d, x, to, m); });
-    with_sizes(s, l,
-               [&]<class R>(R) { for_rows([&](Index i, Index d, double* to) { R::apply(blocks, i, d, x, to); }); });
+    });
   });
 }
 
@@ -211,9 +179,11 @@ void transpose(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l,
     } else if (m > 1) {
       sum_over_rows(s, l, m, x, [&](Index first, Index last, double* out) { add_columns(first, last, 0, m, out); });
     } else {
-      with_sizes(s, l, [&]<class R>(R) {
-        sum_over_rows(s, l, 1, x, [&](Index first, Index last, double* out) {
-          for (Index i = first; i < last; ++i) R::transpose_add(blocks, i, s.row_dim(i), y + s.row_offset(i), out);
+      sum_over_rows(s, l, 1, x, [&](Index first, Index last, double* out) {
+        for_runs(blocks, first, last, [&](auto& args, Index t) {
+          args.v = y + t;
+          args.acc = out;
+          kernel_of(args).block_rows(args);
         });
       });
     }
@@ -241,19 +211,11 @@ void materialize(const ArrowSystem& s, const BlockSparseCross& c, const Layout& 
 bool abs_sums(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l, double* row_abs, double* col_abs) {
   with_blocks(s, c, l, [&](const auto& blocks) {
     sum_over_rows(s, l, 1, col_abs, [&](Index first, Index last, double* out) {
-      for (Index i = first; i < last; ++i) {
-        const Index d = s.row_dim(i), t = s.row_offset(i);
-        std::fill(row_abs + t, row_abs + t + d, 0.0);
-        blocks.row(i, [&](Index column, Index width, const auto* v) {
-          for (Index r = 0; r < d; ++r) {
-            for (Index j = 0; j < width; ++j) {
-              const double a = std::abs(static_cast<double>(v[r * width + j]));
-              row_abs[t + r] += a;
-              out[column + j] += a;
-            }
-          }
-        });
-      }
+      for_runs(blocks, first, last, [&](auto& args, Index t) {
+        args.z = row_abs + t;
+        args.acc = out;
+        kernel_of(args).block_abs_sums(args);
+      });
     });
   });
   return false;

@@ -17,7 +17,7 @@ using validate::require_bytes;
 using validate::throw_not_finite;
 
 constexpr const char* kDenseName = "the cross block h_tb (T x k)";
-constexpr Index kRowChunk = 4096;
+constexpr Index kChunk = 4096;
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -53,13 +53,13 @@ void require_offsets(const std::vector<Index>& offsets, Index k, const char* nam
   }
 }
 
-// The first row for which bad(row), or -1.
+// The first index below n for which bad(index), or -1.
 template <class F>
-Index first_row(Index n, Index work, F&& bad) {
-  const Index chunks = (n + kRowChunk - 1) / kRowChunk;
+Index first_index(Index n, Index work, F&& bad) {
+  const Index chunks = (n + kChunk - 1) / kChunk;
   std::vector<Index> found(at(chunks), -1);
   linalg::parallel_for_if(work >= linalg::kParallelWork, chunks, [&](Index c) {
-    for (Index i = c * kRowChunk; i < std::min(n, (c + 1) * kRowChunk); ++i) {
+    for (Index i = c * kChunk; i < std::min(n, (c + 1) * kChunk); ++i) {
       if (!bad(i)) continue;
       found[at(c)] = i;
       return;
@@ -75,6 +75,15 @@ std::vector<Index> running_sum(Index n, const char* what, F&& size) {
   std::vector<Index> sum(at(n + 1), 0);
   for (Index i = 0; i < n; ++i) sum[at(i + 1)] = checked_sum(sum[at(i)], size(i), what);
   return sum;
+}
+
+// Columns of every border block, or 0: they differ.
+Index common_width(const std::vector<Index>& offsets) {
+  const Index width = offsets.size() > 1 ? offsets[1] : 0;
+  for (std::size_t b = 1; b < offsets.size(); ++b) {
+    if (offsets[b] - offsets[b - 1] != width) return 0;
+  }
+  return width;
 }
 
 // ---- sizes ----------------------------------------------------------------------------------------------------------
@@ -94,14 +103,7 @@ struct Shape {
     const Index entries = c.indptr[rows.n], blocks = static_cast<Index>(c.block_offsets.size()) - 1;
     require_buffer(c.block_index, entries, "block_index");
     const auto out_of_range = [&](Index e) { return c.block_index[e] < 0 || c.block_index[e] >= blocks; };
-    const Index row = first_row(rows.n, entries, [&](Index i) {
-      bool bad = false;
-      for (Index e = c.indptr[i]; e < c.indptr[i + 1]; ++e) bad |= out_of_range(e);
-      return bad;
-    });
-    if (row >= 0) {
-      Index e = c.indptr[row];
-      while (!out_of_range(e)) ++e;
+    if (const Index e = first_index(entries, entries, out_of_range); e >= 0) {
       throw_entry("block_index", c.block_index[e], e, "border blocks between 0 and " + std::to_string(blocks - 1));
     }
     require_buffer(c.values, first_values(c).back(), "h_tb");
@@ -142,6 +144,13 @@ struct Shape {
   std::vector<Index> first_values(const BlockSparseCross& c) const {
     // The columns of a row fit: none of its entries is wider than k, and their number was allocated.
     const char* what = "the block-sparse cross block h_tb";
+    if (const Index width = common_width(c.block_offsets); rows.dims == nullptr && width > 0) {
+      const Index size = checked_product(width, rows.d, what);
+      require_bytes(checked_product(c.indptr[rows.n], size, what), rows.dtype, what);
+      std::vector<Index> first(at(rows.n + 1));
+      std::transform(c.indptr, c.indptr + rows.n + 1, first.begin(), [size](Index e) { return e * size; });
+      return first;
+    }
     std::vector<Index> sums = running_sum(rows.n, what, [&](Index i) {
       Index columns = 0;
       for (Index e = c.indptr[i]; e < c.indptr[i + 1]; ++e) {
@@ -188,18 +197,14 @@ struct Examination {
     Layout l;
     l.first_value = Shape{rows}.first_values(c);
     if (check_finite) require_finite(c, l.first_value);
-    const Index unsorted = first_row(rows.n, c.indptr[rows.n], [&](Index i) {
+    const Index unsorted = first_index(rows.n, c.indptr[rows.n], [&](Index i) {
       bool ascending = true;
       for (Index e = c.indptr[i] + 1; e < c.indptr[i + 1]; ++e) ascending &= c.block_index[e - 1] < c.block_index[e];
       return !ascending;
     });
     if (unsorted >= 0) merge(c, l);
     l.stored = l.structural = l.first_value.back();
-    const std::vector<Index>& offsets = c.block_offsets;
-    l.width = offsets.size() > 1 ? offsets[1] : 0;
-    for (std::size_t b = 1; b < offsets.size(); ++b) {
-      if (offsets[b] - offsets[b - 1] != l.width) l.width = 0;
-    }
+    l.width = common_width(c.block_offsets);
     return l;
   }
 
@@ -275,7 +280,7 @@ struct Examination {
       require_finite("j", static_cast<const In*>(c.j), l.first_value.back());
       require_finite("support_phi", static_cast<const In*>(c.support_phi), c.support_ptr[rows.n]);
     }
-    const Index mixed = first_row(rows.n, c.support_ptr[rows.n], [&](Index i) {
+    const Index mixed = first_index(rows.n, c.support_ptr[rows.n], [&](Index i) {
       bool disjoint = true;
       for (Index e = c.support_ptr[i] + 1; e < c.support_ptr[i + 1]; ++e) {
         disjoint &= c.support_base[e] - c.support_base[e - 1] >= c.p;

@@ -11,6 +11,7 @@
 
 #include "arrowschur/error.hpp"
 #include "linalg/buffer.hpp"
+#include "linalg/kernels.hpp"
 #include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
 #include "system/cross_make.hpp"
@@ -69,8 +70,9 @@ void find_pattern(Problem& problem, Owner& out) {
   for_rows([&](Index i) {
     Index* const first = touched.data() + begin[at(i)];
     Index* last = first;
-    problem.of.for_each(
-        p, i, [&](Index b) { last = std::copy(j.block_index + j.indptr[b], j.block_index + j.indptr[b + 1], last); });
+    problem.of.for_each(p, i, [&](Index b) {
+      for (Index e = j.indptr[b]; e < j.indptr[b + 1]; ++e) *last++ = j.block_index[e];
+    });
     if (std::adjacent_find(first, last, std::greater_equal<>()) != last) {
       std::sort(first, last);
       last = std::unique(first, last);
@@ -87,14 +89,24 @@ void find_pattern(Problem& problem, Owner& out) {
   for_rows([&](Index i) {
     Index* const own = out.block_index.data() + out.indptr[i];
     std::copy(touched.data() + begin[at(i)], touched.data() + begin[at(i)] + count[at(i)], own);
+    Index next = 0;  // where the entry is when the residual blocks of the row come in the order of their border blocks
     problem.of.for_each(p, i, [&](Index b) {
-      for (Index e = j.indptr[b]; e < j.indptr[b + 1]; ++e) {
-        problem.place[e] = out.indptr[i] + (std::lower_bound(own, own + count[at(i)], j.block_index[e]) - own);
+      for (Index e = j.indptr[b]; e < j.indptr[b + 1]; ++e, ++next) {
+        if (next >= count[at(i)] || own[next] != j.block_index[e]) {
+          next = std::lower_bound(own, own + count[at(i)], j.block_index[e]) - own;
+        }
+        problem.place[e] = out.indptr[i] + next;
       }
     });
   });
   const char* what = "the block-sparse cross block h_tb";
   problem.value_ptr[0] = 0;
+  if (problem.layout.width > 0) {
+    const Index size = checked_product(p.d, problem.layout.width, what);
+    checked_product(merged, size, what);
+    for (Index e = 1; e <= merged; ++e) problem.value_ptr[e] = e * size;
+    return;
+  }
   for (Index e = 0; e < merged; ++e) {
     problem.value_ptr[e + 1] = checked_sum(problem.value_ptr[e], p.d * problem.width(out.block_index[e]), what);
   }
@@ -192,15 +204,46 @@ void add_row(const Problem& problem, Index row, double* weighted, Owner& out, co
   }
 }
 
-// f(add_row of the sizes): those of bundle adjustment and of mixed models, and any.
+// f(add_row of the sizes): those of mixed models, and any. Those of bundle adjustment are kernels.
 template <class F>
 void with_sizes(const Problem& problem, F&& f) {
   const Index d = problem.p.d, q = problem.p.q, b = problem.layout.width;
   const auto is = [&](Index d_, Index q_, Index b_) { return d == d_ && q == q_ && b == b_; };
-  if (is(3, 2, 9)) return f(&add_row<3, 2, 9>);
-  if (is(3, 2, 6)) return f(&add_row<3, 2, 6>);
   if (is(1, 1, 1)) return f(&add_row<1, 1, 1>);
   f(&add_row<0, 0, 0>);
+}
+
+// Rows [begin, end) by the kernel of their sizes, the border as `h_bb` and `g_beta` when these are given; false without
+// such a kernel.
+bool add_rows_by_kernel(const Problem& problem, Index begin, Index end, Owner& out, double* h_bb, double* g_beta) {
+  const JacobianParts& p = problem.p;
+  const Index b = problem.layout.width;
+  const linalg::Float64Kernels& kernel = linalg::kernels().only64;
+  linalg::NormalRowsArgs args;
+  if (b == 0 || !kernel.normal_rows(p.d, p.q, b, args)) return false;  // no rows yet: only asks
+  Buffer<double> tiles(h_bb == nullptr ? 0 : problem.blocks() * linalg::kGramTile);
+  std::fill(tiles.begin(), tiles.end(), 0.0);
+  args.begin = begin;
+  args.end = end;
+  args.first = p.row_index == nullptr ? nullptr : problem.of.first.data();
+  args.blocks = problem.of.blocks.data();
+  args.j_t = p.j_t;
+  args.residual = p.residual;
+  args.weights = p.weights;
+  args.weights_per_line = p.weights_per_residual;
+  args.j_ptr = problem.j.indptr;
+  args.j_block = problem.j.block_index;
+  args.j_beta = static_cast<const double*>(problem.j.values);
+  args.place = problem.place.data();
+  args.ptr = out.indptr.data();
+  args.distinct = out.indptr[p.n] == problem.j.indptr[p.r];
+  args.h_tt = out.h_tt.data();
+  args.g_t = out.g_t.data();
+  args.values = out.values.data();
+  args.tiles = h_bb == nullptr ? nullptr : tiles.data();
+  kernel.normal_rows(p.d, p.q, b, args);
+  if (h_bb != nullptr) kernel.read_tiles(b, problem.blocks(), tiles.data(), h_bb, g_beta);
+  return true;
 }
 
 // Group g of `groups` equal shares of the residual blocks, as rows: [first(g), first(g + 1)).
@@ -377,11 +420,12 @@ SparseNormalEquations normal_equations(const JacobianParts& p, const BlockSparse
   Buffer<double> sums(fused ? groups * border_size : 0);
   with_sizes(problem, [&](auto add) {
     linalg::parallel_for_if(problem.large(), groups, [&](Index g) {
-      Buffer<double> weighted(p.q * (p.d + widest));
       double* own = fused ? sums.data() + g * border_size : nullptr;
       if (fused) std::fill(own, own + border_size, 0.0);
-      const Index end = first_row(problem, g + 1, groups);
-      for (Index i = first_row(problem, g, groups); i < end; ++i) {
+      const Index begin = first_row(problem, g, groups), end = first_row(problem, g + 1, groups);
+      if (add_rows_by_kernel(problem, begin, end, *out, own, fused ? own + squares : nullptr)) return;
+      Buffer<double> weighted(p.q * (p.d + widest));
+      for (Index i = begin; i < end; ++i) {
         add(problem, i, weighted.data(), *out, border_at.data(), own, fused ? own + squares : nullptr);
       }
     });
