@@ -70,10 +70,6 @@ NewtonStep newton_step_escalated(const ArrowSystem& s, const Ridges& ridges, con
   if (const auto complaint = check(escalation))
     throw InvalidArgument(complaint->field, complaint->value, complaint->rule);
   newton::check_ridges(s, ridges);
-  if (options.schur_apply) {
-    throw UnsupportedConfiguration("schur_apply in newton_step_escalated", to_string(Route::inexact_pcg),
-                                   "the product belongs to one ridge_t, which escalation may raise; use newton_step");
-  }
   const linalg::ThreadScope threads(options.num_threads);
   const Index before = linalg::live_bytes();
   linalg::reset_peak();
@@ -107,12 +103,15 @@ NewtonStep newton_step_escalated(const ArrowSystem& s, const Ridges& ridges, con
       return step;
     } catch (const ArrowError& error) {
       if (!error.cured_by_ridge() || attempt >= escalation.max_escalations) throw;
+      // A product of the caller belongs to one ridge_t: only the border can be raised beside it.
+      const bool rows_failed = dynamic_cast<const RowFactorError*>(&error) != nullptr;
+      if (options.schur_apply && (together || rows_failed)) throw;
       if (together) {
         // initial 10^m as a power: the products of a running sum would drift.
         shift_t = shift_beta = escalation.initial_ridge * std::pow(escalation.ridge_growth, attempt);
         continue;
       }
-      if (dynamic_cast<const RowFactorError*>(&error) != nullptr) {
+      if (rows_failed) {
         if (!raise(shift_t, raised_t, escalation.initial_ridge * first_scale(system::max_abs_rows(s), s))) throw;
         continue;
       }
