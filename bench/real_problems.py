@@ -426,8 +426,14 @@ def apply(arguments: argparse.Namespace) -> Iterable[Row]:
 
 
 def precond(arguments: argparse.Namespace) -> Iterable[Row]:
-    problem = module("bench/problems/ill_conditioned.py")
-    system = problem.system()
+    problem = module("bench/problems/ill_conditioned.py").ill_conditioned()
+    system = asn.ArrowSystem(
+        problem.h_tt,
+        asn.BlockSparseCross(problem.indptr, problem.block_index, problem.values.ravel(), problem.block_offsets),
+        asn.BlockDiagonalBorder(list(problem.h_bb)),
+        problem.g_t.reshape(-1, 3),
+        problem.g_beta,
+    )
     for name in (
         "diagonal",
         "block",
