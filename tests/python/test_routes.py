@@ -249,14 +249,12 @@ def test_no_route_depends_on_the_number_of_threads(system: asn.ArrowSystem, thre
 
 def test_an_operator_border_has_one_route() -> None:
     system = structured(3, "block_sparse", "operator", [2, 3, 1, 2], 4, 3)
-    h = system.to_dense
     for mode in ("direct", "sqrt_ba", "low_rank"):
         with pytest.raises(asn.UnsupportedConfiguration):
             solved(system, mode)
     step = solved(system, "auto")
     assert step.route == "inexact_pcg"
     assert step.diagnostics.backward_error < 1e-12
-    del h
 
 
 # ---- the named route is the one that ran -----------------------------------------------------------------------------
@@ -578,9 +576,7 @@ def components(seed: int = 64) -> asn.ArrowSystem:
     rng = np.random.default_rng(seed)
     n = 60
     half = np.arange(n) % 2 * 3
-    index = np.sort(
-        np.stack([half + rng.permutation(3)[:2][0] * 0 + (np.arange(n) // 2) % 3, half + 2], axis=1), axis=1
-    )
+    index = np.sort(np.stack([half + (np.arange(n) // 2) % 3, half + 2], axis=1), axis=1)
     index[index[:, 0] == index[:, 1], 0] -= 1
     cross = asn.BlockSparseCross(
         2 * np.arange(n + 1), index.ravel(), rng.normal(size=n * 2 * 2 * 8), np.arange(0, 49, 8)
@@ -629,8 +625,8 @@ def test_every_preconditioner_runs_under_its_name(name: str, make: Callable[[], 
     system = make()
     try:
         step = solved(system, "inexact_pcg", preconditioner=name, pcg=TIGHT)
-    except asn.UnsupportedConfiguration:
-        return  # a named preconditioner that this structure does not offer
+    except asn.UnsupportedConfiguration as refusal:
+        pytest.skip(str(refusal))
     # The first solve of a factor has no directions to recycle yet: what it is built on ran alone.
     assert step.diagnostics.pcg.preconditioner in ({"block", "diagonal"} if name == "deflated" else {name})
     assert error(whole(step), dense_step(system)) < 1e-8

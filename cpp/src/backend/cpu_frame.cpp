@@ -1,69 +1,19 @@
 #include "backend/cpu_frame.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "backend/counters.hpp"
 #include "border/trust_region.hpp"
 #include "eliminate/expand.hpp"
 #include "eliminate/reduce.hpp"
 #include "eliminate/row_access.hpp"
-#include "linalg/blas.hpp"
-#include "linalg/kernels.hpp"
-#include "linalg/ordered.hpp"
-#include "linalg/pool.hpp"
-#include "linalg/products.hpp"
+#include "system/cross.hpp"
 
 namespace arrowschur::backend {
 namespace {
 
-using eliminate::RowRun;
 using eliminate::with_storage;
 using linalg::Buffer;
-
-constexpr Index kSlabRows = 256;   // rows of h_tb per BLAS call
-constexpr Index kSlabCols = 192;   // columns of h_tb per task of the transposed product
-
-bool large(Index entries) { return entries >= linalg::kParallelWork; }
-
-// Rows [begin, end) and columns [col, col + width) of h_tb in float64: in place, or converted into `scratch`.
-struct Slab {
-  const double* data;
-  Index ld;
-};
-Slab slab(const ArrowSystem& s, Index begin, Index end, Index col, Index width, Buffer<double>& scratch) {
-  const Index k = s.k();
-  if (s.dtype() == DType::float64) return {static_cast<const double*>(s.h_tb()) + begin * k + col, k};
-  const float* from = static_cast<const float*>(s.h_tb()) + begin * k + col;
-  if (scratch.size() < (end - begin) * width) scratch = Buffer<double>((end - begin) * width);
-  for (Index r = 0; r < end - begin; ++r) {
-    for (Index j = 0; j < width; ++j) scratch[r * width + j] = static_cast<double>(from[r * k + j]);
-  }
-  return {scratch.data(), width};
-}
-
-// x = B' y at memory speed: groups of whole rows, fixed by the shape, each with a partial of its own; few rows at a time,
-// so that the hardware follows their streams.
-void cross_transpose_vector(const ArrowSystem& s, const double* y, double* x) {
-  constexpr Index kRowsAtOnce = 8;
-  const Index k = s.k(), t = s.total_dim();
-  const Index groups = std::clamp<Index>(t * k / linalg::kParallelWork, 1, std::min<Index>(32, t));
-  Buffer<double> partial(groups * k);
-  linalg::parallel_for_if(groups > 1, groups, [&](Index g) {
-    double* own = partial.data() + g * k;
-    std::fill(own, own + k, 0.0);
-    with_storage(s.dtype(), s.h_tb(), [&](const auto* b) {
-      using In = std::remove_cvref_t<decltype(*b)>;
-      const auto& data = linalg::kernels().data<In>();
-      const Index end = t * (g + 1) / groups;
-      for (Index r = t * g / groups; r < end; r += kRowsAtOnce) {
-        data.rows_axpy(std::min(kRowsAtOnce, end - r), k, b + r * k, k, y + r, own, nullptr);
-      }
-    });
-  });
-  linalg::sum_partials(k, groups, k, partial.data(), x);
-}
 
 }  // namespace
 
@@ -161,64 +111,18 @@ void CpuFrame<T>::solve_rows(Part part, Index row_begin, Index row_end, double* 
 
 template <class T>
 void CpuFrame<T>::cross_apply(Index row_begin, Index row_end, const double* x, double* y, Index m) const {
-  if (row_end <= row_begin || m == 0) return;
-  const Index k = system_.k(), base = system_.row_offset(row_begin);
-  const Index rows = system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base;
-  if (k == 0) return std::fill(y, y + rows * m, 0.0);
-  const bool many = m >= linalg::kManyColumns;
-  const linalg::PackedColumns columns(many ? k : 0, many ? m : 0, x);
-  linalg::parallel_for_if(large(rows * k * m), (rows + kSlabRows - 1) / kSlabRows, [&](Index b) {
-    const Index begin = b * kSlabRows, end = std::min(rows, begin + kSlabRows);
-    if (m == 1) {
-      with_storage(system_.dtype(), system_.h_tb(), [&](const auto* data) {
-        using In = std::remove_cvref_t<decltype(*data)>;
-        linalg::kernels().data<In>().rows_dot(end - begin, k, data + (base + begin) * k, k, x, y + begin, nullptr);
-      });
-      return;
-    }
-    Buffer<double> scratch;
-    const Slab part = slab(system_, base + begin, base + end, 0, k, scratch);
-    if (many) return linalg::multiply_rows(end - begin, k, part.data, part.ld, columns, y + begin * m);
-    // Row-major Y = B X is Y' = X' B' column-major.
-    linalg::blas_table<double>().gemm('N', 'N', m, end - begin, k, 1.0, x, m, part.data, part.ld, 0.0, y + begin * m,
-                                      m);
-  });
+  if (row_end > row_begin && m > 0) cross::apply(system_, row_begin, row_end, x, y, m);
 }
 
 template <class T>
 void CpuFrame<T>::cross_transpose(const double* y, double* x, Index m) const {
-  const Index k = system_.k(), t = system_.total_dim();
-  std::fill(x, x + k * m, 0.0);
-  if (m == 0 || t == 0) return;
-  if (m == 1) return cross_transpose_vector(system_, y, x);
-  // Tasks own columns of B and add all rows in order.
-  const bool many = m >= linalg::kManyColumns;
-  const linalg::PackedStrips strips(many ? t : 0, many ? m : 0, y);
-  linalg::parallel_for_if(large(t * k * m), (k + kSlabCols - 1) / kSlabCols, [&](Index b) {
-    const Index col = b * kSlabCols, width = std::min(kSlabCols, k - col);
-    Buffer<double> scratch;
-    const Index step = system_.dtype() == DType::float64 ? t : 4 * kSlabRows;
-    for (Index begin = 0; begin < t; begin += step) {
-      const Index end = std::min(t, begin + step);
-      const Slab part = slab(system_, begin, end, col, width, scratch);
-      if (many) {
-        linalg::multiply_transposed(end - begin, width, part.data, part.ld, strips, begin, x + col * m);
-        continue;
-      }
-      // X[cols] += B[:, cols]' Y is X' += Y' B column-major.
-      linalg::blas_table<double>().gemm('N', 'T', m, width, end - begin, 1.0, y + begin * m, m, part.data, part.ld, 1.0,
-                                        x + col * m, m);
-    }
-  });
+  if (system_.total_dim() == 0) return std::fill(x, x + system_.k() * m, 0.0);
+  cross::transpose(system_, y, x, m);
 }
 
 template <class T>
 void CpuFrame<T>::cross_block(Index row_begin, Index row_end, double* out) const {
-  if (row_end <= row_begin) return;
-  const Index k = system_.k(), base = system_.row_offset(row_begin);
-  const Index rows = system_.row_offset(row_end - 1) + system_.row_dim(row_end - 1) - base;
-  with_storage(system_.dtype(), system_.h_tb(),
-               [&](const auto* data) { std::copy(data + base * k, data + (base + rows) * k, out); });
+  if (row_end > row_begin) cross::materialize(system_, row_begin, row_end, out, system_.k());
 }
 
 template <class T>
