@@ -4,12 +4,13 @@
 // eigenvalue of P^-1 S grows by more than one. (Y. Saad, M. Yeung, J. Erhel, F. Guyomarc'h, A deflated version of the
 // conjugate gradient algorithm, SIAM J. Sci. Comput. 21(5), 2000; additive form: R. Nabben, C. Vuik, A comparison of
 // deflation and coarse grid correction, SIAM J. Numer. Anal. 42(4), 2004.)
-#include <Eigen/Eigenvalues>
+#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "border/preconditioner.hpp"
+#include "linalg/symmetric_eigen.hpp"
 
 namespace arrowschur::border {
 namespace {
@@ -55,19 +56,19 @@ void Deflation::absorb(Index count, const double* directions, const double* imag
 
   Matrix energy = y * sy.transpose();
   energy = (0.5 * (energy + energy.transpose())).eval();
-  const Eigen::SelfAdjointEigenSolver<Matrix> conjugate(energy);
+  const linalg::SymmetricEigen conjugate = linalg::symmetric_eigen(energy);
   Index rank = 0;
-  while (rank < kept && conjugate.eigenvalues()(kept - 1 - rank) > kIndependent) ++rank;
+  while (rank < kept && conjugate.values(kept - 1 - rank) > kIndependent) ++rank;
   if (rank == 0) return;
-  const Matrix whiten = conjugate.eigenvectors().rightCols(rank) *
-                        conjugate.eigenvalues().tail(rank).cwiseSqrt().cwiseInverse().asDiagonal();
+  const Matrix whiten = conjugate.vectors.rightCols(rank) *
+                        conjugate.values.tail(rank).cwiseSqrt().cwiseInverse().asDiagonal();
 
   Matrix scaled = y;
   if (!scale_.empty()) scaled *= ConstVector(scale_.data(), k_).cwiseSqrt().asDiagonal();
   const Matrix size = whiten.transpose() * (scaled * scaled.transpose()) * whiten;
-  const Eigen::SelfAdjointEigenSolver<Matrix> ritz(Matrix(0.5 * (size + size.transpose())));
+  const linalg::SymmetricEigen ritz = linalg::symmetric_eigen(0.5 * (size + size.transpose()));
   const Index most = std::min(most_, rank);
-  const Matrix combine = (whiten * ritz.eigenvectors().rightCols(most)).transpose();
+  const Matrix combine = (whiten * ritz.vectors.rightCols(most)).transpose();
   v_.resize(static_cast<std::size_t>(most * k_));
   sv_.resize(v_.size());
   Eigen::Map<Matrix>(v_.data(), most, k_) = combine * y;

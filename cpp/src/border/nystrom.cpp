@@ -8,7 +8,6 @@
 // is positive definite with S. What is left is I - N on the complement: fine when N decays, as it does for dense cross
 // blocks with correlated columns or fewer rows than columns. One step of subspace iteration before the sketch (Q spans
 // N Omega) squares the decay; it costs as much as the sketch.
-#include <Eigen/Eigenvalues>
 #include <Eigen/QR>
 #include <algorithm>
 #include <cmath>
@@ -21,6 +20,7 @@
 #include "linalg/buffer.hpp"
 #include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
+#include "linalg/symmetric_eigen.hpp"
 
 namespace arrowschur::border {
 namespace {
@@ -118,8 +118,8 @@ Built nystrom(const PreconditionerInputs& in, Index rank, std::string& why) {
   const Matrix y = normal_product(*in.w, *root, q);
   Matrix core = q.transpose() * y;
   core = (0.5 * (core + core.transpose())).eval();
-  const Eigen::SelfAdjointEigenSolver<Matrix> sketch(core);
-  const Eigen::VectorXd& size = sketch.eigenvalues();  // ascending
+  const linalg::SymmetricEigen sketch = linalg::symmetric_eigen(core);
+  const Eigen::VectorXd& size = sketch.values;  // ascending
   const double largest = size(rank - 1);
   if (!(largest > 0.0) || !std::isfinite(largest)) {
     why = "the cross block is zero or not finite";
@@ -128,10 +128,10 @@ Built nystrom(const PreconditionerInputs& in, Index rank, std::string& why) {
   Index kept = 0;
   while (kept < rank && size(rank - 1 - kept) > kSketchFloor * largest) ++kept;
   const Matrix f =
-      y * (sketch.eigenvectors().rightCols(kept) * size.tail(kept).cwiseSqrt().cwiseInverse().asDiagonal());
-  const Eigen::SelfAdjointEigenSolver<Matrix> inner(Matrix(f.transpose() * f));
-  const Eigen::VectorXd gap = (1.0 - inner.eigenvalues().array()).abs().max(kSmallestGap);
-  Matrix scaled = f * (inner.eigenvectors() * gap.cwiseSqrt().cwiseInverse().asDiagonal());
+      y * (sketch.vectors.rightCols(kept) * size.tail(kept).cwiseSqrt().cwiseInverse().asDiagonal());
+  const linalg::SymmetricEigen inner = linalg::symmetric_eigen(f.transpose() * f);
+  const Eigen::VectorXd gap = (1.0 - inner.values.array()).abs().max(kSmallestGap);
+  Matrix scaled = f * (inner.vectors * gap.cwiseSqrt().cwiseInverse().asDiagonal());
   return std::make_unique<Nystrom>(std::move(root), std::move(scaled));
 }
 

@@ -1,12 +1,12 @@
 #include "eliminate/row_lift.hpp"
 
 #include <Eigen/Cholesky>
-#include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "eliminate/row_access.hpp"
+#include "linalg/symmetric_eigen.hpp"
 #include "system/cross.hpp"
 #include "system/scale.hpp"
 
@@ -117,11 +117,12 @@ Lift lift_relative(const ArrowSystem& s, const Ridges& ridges, double unit, Inde
   const Matrix a = block_at(s, ridges, row, ridges.t);
   const Matrix h = block_at(s, ridges, row, 0.0);
   const double d = static_cast<double>(a.rows());
-  const Eigen::SelfAdjointEigenSolver<Matrix> eigen(a, Eigen::EigenvaluesOnly);
   Lift lift;
   lift.last_tried = ridges.t;
-  if (eigen.info() != Eigen::Success || !a.allFinite()) return lift;
-  const double deficit = std::max(0.0, -eigen.eigenvalues().minCoeff());
+  if (!a.allFinite()) return lift;
+  const Eigen::VectorXd spectrum = linalg::symmetric_eigenvalues(a);
+  if (spectrum.size() == 0) return lift;
+  const double deficit = std::max(0.0, -spectrum.minCoeff());
   const double root_eps = 1.0 / safe_condition(unit);
   double size = norm_inf(h) + 2.0 * deficit;
   if (size == 0.0) size = system::max_abs(s);

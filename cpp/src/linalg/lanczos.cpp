@@ -5,9 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include <Eigen/Eigenvalues>
-
 #include "linalg/buffer.hpp"
+#include "linalg/symmetric_eigen.hpp"
 
 namespace arrowschur::linalg {
 namespace {
@@ -27,9 +26,8 @@ Extremes tridiagonal_extremes(std::span<const double> diagonal, std::span<const 
   const auto size = static_cast<Eigen::Index>(diagonal.size());
   if (size == 0) return {};
   const Eigen::Map<const Eigen::VectorXd> alpha(diagonal.data(), size), beta(off_diagonal.data(), size - 1);
-  Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> eigen;
-  eigen.computeFromTridiagonal(alpha, beta, Eigen::EigenvaluesOnly);
-  return {eigen.eigenvalues().minCoeff(), eigen.eigenvalues().maxCoeff()};
+  const Eigen::VectorXd values = tridiagonal_eigenvalues(alpha, beta);
+  return {values.minCoeff(), values.maxCoeff()};
 }
 
 Extremes extreme_eigenvalues(Index k, const std::function<void(const double*, double*)>& apply, int max_steps) {
