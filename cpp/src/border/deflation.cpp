@@ -60,8 +60,8 @@ void Deflation::absorb(Index count, const double* directions, const double* imag
   Index rank = 0;
   while (rank < kept && conjugate.values(kept - 1 - rank) > kIndependent) ++rank;
   if (rank == 0) return;
-  const Matrix whiten = conjugate.vectors.rightCols(rank) *
-                        conjugate.values.tail(rank).cwiseSqrt().cwiseInverse().asDiagonal();
+  const Matrix whiten =
+      conjugate.vectors.rightCols(rank) * conjugate.values.tail(rank).cwiseSqrt().cwiseInverse().asDiagonal();
 
   Matrix scaled = y;
   if (!scale_.empty()) scaled *= ConstVector(scale_.data(), k_).cwiseSqrt().asDiagonal();

@@ -127,8 +127,7 @@ Built nystrom(const PreconditionerInputs& in, Index rank, std::string& why) {
   }
   Index kept = 0;
   while (kept < rank && size(rank - 1 - kept) > kSketchFloor * largest) ++kept;
-  const Matrix f =
-      y * (sketch.vectors.rightCols(kept) * size.tail(kept).cwiseSqrt().cwiseInverse().asDiagonal());
+  const Matrix f = y * (sketch.vectors.rightCols(kept) * size.tail(kept).cwiseSqrt().cwiseInverse().asDiagonal());
   const linalg::SymmetricEigen inner = linalg::symmetric_eigen(f.transpose() * f);
   const Eigen::VectorXd gap = (1.0 - inner.values.array()).abs().max(kSmallestGap);
   Matrix scaled = f * (inner.vectors * gap.cwiseSqrt().cwiseInverse().asDiagonal());
