@@ -598,7 +598,11 @@ class ArrowSystem:
         parts = _jacobians.normal_equations(
             j_t, j_beta, residual, weights=weights, h_bb=h_bb, h_tt=h_tt, row_index=row_index, n=n
         )
-        return cls(*parts)
+        if not isinstance(j_beta, BlockSparseCross) or h_bb is not None or h_tt is not None:
+            return cls(*parts)
+        # Sums that the core has just found finite, and made exactly symmetric.
+        made = cls(*parts, symmetry="lower", check_finite=False)
+        return made._twin(symmetry="check", check_finite=True)
 
 
 def system_handle(system: Any) -> _core.System:

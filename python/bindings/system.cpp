@@ -178,13 +178,8 @@ py::tuple sparse_normal_equations_of(const py::array& j_t, const py::dict& j_bet
   const auto index_view = [&](const Index* data, Index count) { return py::array_t<Index>(Shape{count}, data, owner); };
   const std::vector<Index>& offsets = e.cross.block_offsets;
   const Index entries = e.cross.indptr[e.n];
-  Index columns = 0;
-  for (Index entry = 0; entry < entries; ++entry) {
-    const auto block = static_cast<std::size_t>(e.cross.block_index[entry]);
-    columns += offsets[block + 1] - offsets[block];
-  }
   const auto pattern = py::make_tuple(index_view(e.cross.indptr, e.n + 1), index_view(e.cross.block_index, entries),
-                                      view(static_cast<const double*>(e.cross.values), {columns * e.d}),
+                                      view(static_cast<const double*>(e.cross.values), {e.cross_values}),
                                       index_view(offsets.data(), static_cast<Index>(offsets.size())));
   return py::make_tuple(view(e.h_tt, {e.n, e.d, e.d}), pattern, border_term(e.border, owner), view(e.g_t, {e.n, e.d}),
                         view(e.g_beta, {e.k}));

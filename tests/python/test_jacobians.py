@@ -118,3 +118,35 @@ def test_a_jacobian_that_is_not_finite_is_found() -> None:
     p["blocks"].values[5] = np.nan
     with pytest.raises(asn.InvalidArgument):
         asn.ArrowSystem.from_jacobians(p["j_t"], p["blocks"], p["residual"], row_index=p["rows"])
+
+
+def test_what_is_not_finite_is_named_by_its_own_part() -> None:
+    p = problem(7)
+    p["blocks"].values[5] = np.nan
+    with pytest.raises(asn.InvalidArgument, match="finite") as caught:
+        asn.ArrowSystem.from_jacobians(p["j_t"], p["blocks"], p["residual"], row_index=p["rows"])
+    assert caught.value.argument == "j_beta"
+    p = problem(7)
+    p["residual"][2, 1] = -np.inf
+    with pytest.raises(asn.InvalidArgument, match=r"-inf at \[2, 1\]") as caught:
+        asn.ArrowSystem.from_jacobians(p["j_t"], p["blocks"], p["residual"], row_index=p["rows"])
+    assert caught.value.argument == "residual"
+
+
+def test_squares_that_overflow_are_an_error() -> None:
+    for part, argument in (("j_t", "j_t"), ("blocks", "j_beta")):
+        p = problem(8)
+        values = p[part].values if part == "blocks" else p[part].reshape(-1)
+        values[4] = 1e200
+        with pytest.raises(asn.InvalidArgument, match="float64") as caught:
+            asn.ArrowSystem.from_jacobians(p["j_t"], p["blocks"], p["residual"], row_index=p["rows"])
+        assert caught.value.argument == argument
+
+
+def test_a_gradient_given_later_is_still_checked() -> None:
+    p = problem(9)
+    system = asn.ArrowSystem.from_jacobians(p["j_t"], p["blocks"], p["residual"], row_index=p["rows"])
+    assert system.check_finite
+    assert system.symmetry == "check"
+    with pytest.raises(asn.InvalidArgument):
+        system.with_gradient(np.full(system.g_t.shape, np.nan), system.g_beta)

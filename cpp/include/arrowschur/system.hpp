@@ -309,12 +309,14 @@ struct SparseNormalEquations {
   const double* g_t = nullptr;  // [n, d]
   const double* g_beta = nullptr;  // [k]
   BlockSparseCross cross;  // of each row the union of the blocks that its residual blocks touch, ascending
+  Index cross_values = 0;  // numbers that it stores
   // One block-diagonal term when no residual block touches two border blocks, else one SparseBlockKroneckerBorder with
   // p = 1 and mirror (lower blocks).
   Border border;
   std::shared_ptr<const void> owner;  // of all buffers
   SystemParts parts() const;
 };
+// The result is finite and exactly symmetric: ArrowSystem::make need not check it again (ValidationOptions).
 SparseNormalEquations normal_equations(const JacobianParts&, const BlockSparseCross& j_beta);
 
 }  // namespace arrowschur

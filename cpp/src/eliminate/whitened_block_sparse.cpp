@@ -1,7 +1,10 @@
 // Block-sparse W: the blocks of B, each whitened by its row's factor.
 //
 // W'W is owned by border blocks: the task of block a walks its entries in ascending rows and adds W_ia' W_ib for the
-// blocks b <= a of each row. No partials, no conflicts, and the block row of S stays in cache.
+// blocks b <= a of each row. No partials, no conflicts, and the block row of S stays in cache. With few blocks of the
+// usual sizes a task owns a band of them and reads W in order instead.
+#include <numeric>
+
 #include "eliminate/whitened_forms.hpp"
 
 namespace arrowschur::eliminate {
@@ -11,6 +14,8 @@ using linalg::Buffer;
 
 constexpr Index kMostGroups = 32;  // private partials of k entries
 constexpr Index kGroupValues = Index{1} << 15;
+constexpr Index kBandBytes = Index{1} << 18;  // of tiles: leaves room for W in an L2 cache
+constexpr Index kFewestBands = 4, kMostBands = 16;
 
 // Rows that follow one another in the caller's order and have the same size.
 struct Stretch {
@@ -128,6 +133,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
 
   void subtract_gram(double* s, Index ld) const override {
     with_values([&](const auto* w) {
+      if (subtract_gram_in_bands(w, s, ld)) return;
       const Index tasks = blocks_;
       linalg::parallel_for_if(entries_ >= kSerialEntries, tasks, [&](Index task) {
         const Index a = tasks - 1 - task;  // the last blocks meet the longest prefixes: they go first
@@ -337,6 +343,48 @@ class BlockSparseForm final : public BlockSparseWhitened {
     return args;
   }
 
+  // False: too many border blocks, or sizes without a kernel.
+  template <class In>
+  bool subtract_gram_in_bands(const In* w, double* s, Index ld) const {
+    linalg::GramBandArgs<In> args;
+    args.d = height_;
+    args.b = width_;
+    const Index bands = std::max(kFewestBands, blocks_ * (blocks_ + 1) / 2 * linalg::kGramTile * 8 / kBandBytes);
+    if (bands > kMostBands || entries_ < kSerialEntries || !kernel(w).gram_band(args)) return false;  // only asks
+    args.rows = system_.n();
+    args.ptr = indptr_.data();
+    args.block = block_index_.data();
+    args.values = w;
+
+    // Equal numbers of pairs.
+    std::vector<Index> pairs(static_cast<std::size_t>(blocks_) + 1, 0);
+    for (Index i = 0; i < args.rows; ++i) {
+      for (Index e = indptr(i); e < indptr(i + 1); ++e)
+        pairs[static_cast<std::size_t>(block(e)) + 1] += e - indptr(i) + 1;
+    }
+    std::partial_sum(pairs.begin(), pairs.end(), pairs.begin());
+    const auto bound = [&](Index band) {
+      return std::lower_bound(pairs.begin(), pairs.end() - 1, pairs.back() * band / bands) - pairs.begin();
+    };
+    linalg::parallel_for(bands, [&](Index band) {
+      auto own = args;
+      own.begin = bound(band);
+      own.end = band + 1 == bands ? blocks_ : bound(band + 1);
+      const auto before = [](Index a) { return a * (a + 1) / 2; };
+      Buffer<double> tiles((before(own.end) - before(own.begin)) * linalg::kGramTile);
+      std::fill(tiles.begin(), tiles.end(), 0.0);
+      own.tiles = tiles.data();
+      kernel(w).gram_band(own);
+      const double* tile = tiles.data();
+      for (Index a = own.begin; a < own.end; ++a) {
+        for (Index b = 0; b <= a; ++b, tile += linalg::kGramTile) {
+          linalg::kernels().only64.subtract_gram_tile(width_, tile, s + offset(a) * ld + offset(b), ld, a == b);
+        }
+      }
+    });
+    return true;
+  }
+
   template <class In>
   void run(linalg::BlockGramArgs<In>& args) const {
     const bool tiled = width_ > 1;
@@ -438,8 +486,12 @@ class BlockSparseForm final : public BlockSparseWhitened {
             if (scratch.size() < v1 - v0) scratch = Buffer<double>(v1 - v0);
             to = scratch.data();
           }
-          for (Index v = v0; v < v1; ++v) to[v - v0] = static_cast<double>(b[v]);
-          whiten_rows(f, position + i, row, count, to);
+          if constexpr (std::is_same_v<From, double>) {
+            whiten_rows(f, position + i, row, count, b + v0, to);
+          } else {
+            for (Index v = v0; v < v1; ++v) to[v - v0] = static_cast<double>(b[v]);
+            whiten_rows(f, position + i, row, count, to, to);
+          }
           if (!keep) {
             for (Index v = v0; v < v1; ++v) values32_[v] = static_cast<float>(to[v - v0]);
           }
@@ -447,13 +499,16 @@ class BlockSparseForm final : public BlockSparseWhitened {
       });
     });
   }
-  void whiten_rows(const BucketFactor<double>& f, Index position, Index row, Index count, double* values) const {
+  // `values` may be `from`.
+  void whiten_rows(const BucketFactor<double>& f, Index position, Index row, Index count, const double* from,
+                   double* values) const {
     if (f.d <= linalg::kMaxSmall) {
       return linalg::kernels().only64.whiten_blocks(f.d, count, f.l.data() + position * f.d * f.d,
                                                     f.inv.data() + position * f.d, indptr_.data() + row,
-                                                    value_ptr_.data(), values);
+                                                    value_ptr_.data(), from, values);
     }
     const Index v0 = value_ptr_[indptr(row)];
+    if (values != from) std::copy(from, from + value_ptr_[indptr(row + count)] - v0, values);
     for (Index i = 0; i < count; ++i) {
       for (Index e = indptr(row + i); e < indptr(row + i + 1); ++e) {
         solve_blocks(backend::Part::lower, f, position + i, 1, values + value_ptr_[e] - v0,

@@ -114,6 +114,19 @@ struct BlockGramArgs {
   Index* list = nullptr;  // [blocks]
   char* touched = nullptr;  // [blocks]
 };
+// The same for a band of block rows at once: tiles += W_ia' W_ib for the blocks b <= a of every row, a in [begin, end), a
+// tile for each pair of blocks: (a, b) at a (a + 1) / 2 + b - begin (begin + 1) / 2. W is read in order; the tiles should
+// fit the L2 cache.
+template <class In>
+struct GramBandArgs {
+  Index begin = 0, end = 0;  // border blocks
+  Index rows = 0;
+  Index d = 0, b = 0;  // size of every row, of every border block
+  const Index* ptr = nullptr;  // entries of a row, ascending blocks
+  const Index* block = nullptr;
+  const In* values = nullptr;
+  double* tiles = nullptr;  // kGramTile numbers each
+};
 inline constexpr Index kGramTile = 96;  // entries of the largest tile: 9 x 9, with padding
 
 // Normal equations of residual blocks (q lines each) that touch border blocks of b columns, for rows of size d: what
@@ -144,9 +157,11 @@ struct Float64Kernels {
   bool (*normal_rows)(Index d, Index q, Index b, const NormalRowsArgs&);
   // The lower triangles and the gradient that `tiles` hold: h [blocks, b, b], g [blocks, b].
   void (*read_tiles)(Index b, Index blocks, const double* tiles, double* h, double* g);
-  // The rows of block_rows, whitened in place: every block X of row i becomes L_i^-1 X.
+  // The rows of block_rows, whitened: every block X of row i becomes L_i^-1 X. `values` may be `from`.
   void (*whiten_blocks)(Index d, Index count, const double* l, const double* inv, const Index* ptr,
-                        const Index* value_ptr, double* values);
+                        const Index* value_ptr, const double* from, double* values);
+  // c [b, b] -= a tile of gram_band; its lower triangle only when `lower`.
+  void (*subtract_gram_tile)(Index b, const double* tile, double* c, Index ldc, bool lower);
 };
 
 // Kernels on the data as stored (In), always accumulated in float64.
@@ -166,6 +181,7 @@ struct DataKernelTable {
   // z = |W| 1 and acc += |W|' 1: x and v are not read.
   void (*block_abs_sums)(const BlockRowsArgs<In>&);
   void (*block_gram)(const BlockGramArgs<In>&);
+  bool (*gram_band)(const GramBandArgs<In>&);  // false: no kernel for these sizes
   // c[i, j] -= scale sum_r a[r, i] b[r, j], a and b [d, p], c with leading dimension ldc; j <= i only when `lower`.
   void (*subtract_outer)(Index d, Index p, double scale, const In* a, const In* b, double* c, Index ldc, bool lower);
 };

@@ -1166,15 +1166,60 @@ void block_gram(const BlockGramArgs<In>& args) {
   });
 }
 
+template <class In, int D, int B>
+void gram_band_sized(const GramBandArgs<In>& args) {
+  constexpr int kStep = D % 3 == 0 ? 3 : D;
+  const Index before = args.begin * (args.begin + 1) / 2;
+  for (Index i = 0; i < args.rows; ++i) {
+    const Index first = args.ptr[i];
+    for (Index e = args.ptr[i + 1] - 1; e >= first && args.block[e] >= args.begin; --e) {
+      if (args.block[e] >= args.end) continue;
+      const In* a = args.values + e * D * B;
+      double* tiles = args.tiles + (args.block[e] * (args.block[e] + 1) / 2 - before) * kGramTile;
+      for (Index f = first; f <= e; ++f) {
+        const In* b = args.values + f * D * B;
+        double* tile = tiles + args.block[f] * kGramTile;
+        for (int r = 0; r < D; r += kStep) GramTile<B>::template add<In, kStep>(a + r * B, b + r * B, tile);
+      }
+    }
+  }
+}
+template <class In>
+bool gram_band(const GramBandArgs<In>& args) {
+  bool found = false;
+  with_width(args.b, [&](auto b) {
+    constexpr int B = decltype(b)::value;
+    with_height(args.d, [&](auto d) {
+      constexpr int D = decltype(d)::value;
+      if constexpr (D > 0 && B > 1) {
+        gram_band_sized<In, D, B>(args);
+        found = true;
+      }
+    });
+  });
+  return found;
+}
+void subtract_gram_tile(Index width, const double* tile, double* c, Index ldc, bool lower) {
+  with_width(width, [&](auto b) {
+    constexpr int B = decltype(b)::value;
+    if constexpr (B > 1) {
+      for (int p = 0; p < B; ++p) {
+        for (int q = 0; q < (lower ? p + 1 : B); ++q) c[p * ldc + q] -= GramTile<B>::at(tile, p, q);
+      }
+    }
+  });
+}
+
 template <int D>
 void whiten_blocks_sized(Index d_, Index count, const double* l, const double* inv, const Index* ptr,
-                         const Index* value_ptr, double* x) {
+                         const Index* value_ptr, const double* from, double* x) {
   constexpr int n = kLanes<double>;
   const int d = D > 0 ? D : static_cast<int>(d_);
   for (Index i = 0; i < count; ++i, l += static_cast<Index>(d) * d, inv += d) {
     if constexpr (D == 1) {
       const Index size = value_ptr[ptr[i + 1]] - value_ptr[ptr[i]];
-      for (Index j = 0; j < size; ++j) x[j] *= inv[0];
+      for (Index j = 0; j < size; ++j) x[j] = from[j] * inv[0];
+      from += size;
       x += size;
       continue;
     }
@@ -1183,20 +1228,21 @@ void whiten_blocks_sized(Index d_, Index count, const double* l, const double* i
       for (int v = 0; v * n < b; ++v) {
         Vd w[kCapacity<D>];
         for (int r = 0; r < d; ++r) {
-          Vd s = load_segment(x + r * b, v, b);
+          Vd s = load_segment(from + r * b, v, b);
           for (int c = 0; c < r; ++c) s = nmadd(splat(l[r * d + c]), w[c], s);
           w[r] = s * splat(inv[r]);
           store_segment(x + r * b, w[r], v, b);
         }
       }
+      from += d * b;
       x += d * b;
     }
   }
 }
 void whiten_blocks(Index d, Index count, const double* l, const double* inv, const Index* ptr, const Index* value_ptr,
-                   double* values) {
-  with_height(d,
-              [&](auto dim) { whiten_blocks_sized<decltype(dim)::value>(d, count, l, inv, ptr, value_ptr, values); });
+                   const double* from, double* values) {
+  with_height(
+      d, [&](auto dim) { whiten_blocks_sized<decltype(dim)::value>(d, count, l, inv, ptr, value_ptr, from, values); });
 }
 
 // ---- normal equations -----------------------------------------------------------------------------------------------
@@ -1358,10 +1404,10 @@ const Kernels kTable = {
     {rank_update<float>, multiply<float>, solve_strip<float>, factor_rows<float>, whiten<float>, solve_lower<float>,
      solve_upper<float>},
     {rows_dot<double>, rows_axpy<double>, block_matvec<double>, rows_gram<double>, block_rows<double>,
-     block_abs_sums<double>, block_gram<double>, subtract_outer<double>},
+     block_abs_sums<double>, block_gram<double>, gram_band<double>, subtract_outer<double>},
     {rows_dot<float>, rows_axpy<float>, block_matvec<float>, rows_gram<float>, block_rows<float>, block_abs_sums<float>,
-     block_gram<float>, subtract_outer<float>},
-    {normal_rows, read_tiles, whiten_blocks},
+     block_gram<float>, gram_band<float>, subtract_outer<float>},
+    {normal_rows, read_tiles, whiten_blocks, subtract_gram_tile},
 };
 
 }  // namespace arrowschur::linalg::ARROWSCHUR_ISA

@@ -52,10 +52,13 @@ void require_rows(const JacobianParts& p, Index width) {
   require_buffer(p.residual, residuals, "residual");
 }
 
-void require_row_values(const JacobianParts& p) {
+void require_row_finite(const JacobianParts& p) {
   const Index residuals = p.r * p.q;
   require_finite(p.j_t, residuals * p.d, "j_t", p.d, p.q);
   require_finite(p.residual, residuals, "residual", 1, p.q);
+}
+
+void require_row_values(const JacobianParts& p) {
   if (p.weights != nullptr) {
     const Index inner = p.weights_per_residual ? p.q : 1, count = p.r * inner;
     require_finite(p.weights, count, "weights", 1, inner);
@@ -208,6 +211,7 @@ void normal_equations(const JacobianParts& p, double* h_tt, double* h_tb, double
   jacobians::require_rows(p, p.k);
   require_buffer(p.j_beta, p.r * p.q * p.k, "j_beta");
   jacobians::require_row_values(p);
+  jacobians::require_row_finite(p);
   jacobians::require_finite(p.j_beta, p.r * p.q * p.k, "j_beta", p.k, p.q);
   accumulate_rows(p, h_tt, h_tb, g_t);
   if (p.k == 0) return;

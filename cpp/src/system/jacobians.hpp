@@ -7,10 +7,11 @@
 
 namespace arrowschur::jacobians {
 
-// Sizes and buffers of everything but j_beta, with `width` border columns that count as dense; then values: finite,
-// weights >= 0, row_index in range.
+// Sizes and buffers of everything but j_beta, with `width` border columns that count as dense; then values: weights
+// finite and >= 0, row_index in range; then the rest of the rows: j_t and residual finite.
 void require_rows(const JacobianParts&, Index width);
 void require_row_values(const JacobianParts&);
+void require_row_finite(const JacobianParts&);
 void require_finite(const double* x, Index size, const char* name, Index inner, Index middle);
 
 inline double weight(const JacobianParts& p, Index block, Index s) {

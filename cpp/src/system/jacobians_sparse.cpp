@@ -355,6 +355,19 @@ void add_border(const Problem& problem, const ByBlock& by, const BorderPattern& 
   });
 }
 
+// Every entry of the Jacobians and residuals enters a diagonal entry of h_tt or of the border, or a gradient, where what
+// is not finite stays so. So these sums, far fewer than the inputs, tell about the inputs, and about h_tb too:
+// |(J_t' W J_beta)_rc|^2 <= (J_t' W J_t)_rr (J_beta' W J_beta)_cc.
+void require_finite_sums(const Problem& problem, const Owner& out) {
+  const auto finite = [](const Buffer<double>& x) { return validate::first_non_finite(x.data(), x.size()) < 0; };
+  const bool rows = finite(out.h_tt) && finite(out.g_t);
+  if (rows && finite(out.h_bb) && finite(out.g_beta)) return;
+  jacobians::require_row_finite(problem.p);
+  jacobians::require_finite(static_cast<const double*>(problem.j.values), problem.layout.stored, "j_beta", 1, 1);
+  throw InvalidArgument(rows ? "j_beta" : "j_t", "entries whose squares sum to more than float64 holds",
+                        "a problem in other units");
+}
+
 // The lower triangle of a square block onto the upper one.
 void mirror(double* a, Index size) {
   for (Index r = 0; r < size; ++r) {
@@ -391,7 +404,6 @@ SparseNormalEquations normal_equations(const JacobianParts& p, const BlockSparse
   std::vector<std::shared_ptr<const void>> copies;
   const std::shared_ptr<const cross::Layout> layout = cross::examine(residuals, given, false, copies);
   const BlockSparseCross& j = std::get<BlockSparseCross>(given);
-  jacobians::require_finite(static_cast<const double*>(j.values), layout->stored, "j_beta", 1, 1);
 
   const BlocksOfRows of(p);
   auto out = std::make_shared<Owner>();
@@ -463,12 +475,14 @@ SparseNormalEquations normal_equations(const JacobianParts& p, const BlockSparse
       equations.border.terms.push_back(std::move(lower));
     }
   }
+  require_finite_sums(problem, *out);
   equations.n = p.n;
   equations.d = p.d;
   equations.k = p.k;
   equations.h_tt = out->h_tt.data();
   equations.g_t = out->g_t.data();
   equations.g_beta = out->g_beta.data();
+  equations.cross_values = problem.value_ptr[out->indptr[p.n]];
   equations.cross = {out->indptr.data(), out->block_index.data(), out->values.data(), j.block_offsets};
   equations.owner = out;
   return equations;

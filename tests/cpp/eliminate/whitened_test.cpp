@@ -439,13 +439,19 @@ TEST(BlockSparsePattern) {
   CHECK_EQUAL(seen, size_of_vector(p.blocks));
 }
 
+// Few, more and many border blocks: W'W in four bands, in more bands, by single blocks.
 TEST(BlockSparseParallel) {
-  Problem p(repeated(2500, 3), 9 * 20, 60);
-  p.cross = p.sparse(repeated(20, 9), 0.3, 61);
-  const ArrowSystem s = p.system();
-  const RowFactors<double> rows = factors(s);
-  check_grams(*whiten(s, rows), p.whitened(kRidge), 1e-12);
-  check_determinism(s, rows);
+  struct Size {
+    Index n, blocks, width;
+  };
+  for (const Size size : {Size{2500, 20, 9}, Size{400, 90, 3}, Size{400, 110, 2}}) {
+    Problem p(repeated(size.n, 3), size.width * size.blocks, 60);
+    p.cross = p.sparse(repeated(size.blocks, size.width), 0.3, 61);
+    const ArrowSystem s = p.system();
+    const RowFactors<double> rows = factors(s);
+    check_grams(*whiten(s, rows), p.whitened(kRidge), 1e-12);
+    check_determinism(s, rows);
+  }
 }
 
 TEST(Kronecker) {
