@@ -15,7 +15,7 @@ using linalg::Buffer;
 constexpr Index kMostGroups = 32;  // private partials of k entries
 constexpr Index kGroupValues = Index{1} << 15;
 constexpr Index kBandBytes = Index{1} << 18;  // of tiles: leaves room for W in an L2 cache
-constexpr Index kFewestBands = 4, kMostBands = 16;
+constexpr Index kMostBands = 16;
 
 // Rows that follow one another in the caller's order and have the same size.
 struct Stretch {
@@ -349,8 +349,11 @@ class BlockSparseForm final : public BlockSparseWhitened {
     linalg::GramBandArgs<In> args;
     args.d = height_;
     args.b = width_;
-    const Index bands = std::max(kFewestBands, blocks_ * (blocks_ + 1) / 2 * linalg::kGramTile * 8 / kBandBytes);
-    if (bands > kMostBands || entries_ < kSerialEntries || !kernel(w).gram_band(args)) return false;  // only asks
+    // A tile is summed in the order of the rows, whatever its band: their number is free to follow the threads.
+    const Index bytes = blocks_ * (blocks_ + 1) / 2 * linalg::kGramTile * 8, threads = linalg::current_threads();
+    const Index bands = linalg::round_up(std::max(bytes / kBandBytes, Index{1}), threads);
+    if (bytes > kMostBands * kBandBytes || entries_ < kSerialEntries || !kernel(w).gram_band(args))
+      return false;  // only asks
     args.rows = system_.n();
     args.ptr = indptr_.data();
     args.block = block_index_.data();

@@ -1170,8 +1170,16 @@ template <class In, int D, int B>
 void gram_band_sized(const GramBandArgs<In>& args) {
   constexpr int kStep = D % 3 == 0 ? 3 : D;
   const Index before = args.begin * (args.begin + 1) / 2;
+  constexpr Index kAhead = 6;  // rows
+  constexpr Index kLine = static_cast<Index>(64 / sizeof(In));
   for (Index i = 0; i < args.rows; ++i) {
     const Index first = args.ptr[i];
+    if (i + kAhead < args.rows) {
+      const Index next = args.ptr[i + kAhead];
+      const Index end = args.ptr[i + kAhead + 1];
+      __builtin_prefetch(args.block + end);
+      for (Index at = next * D * B; at < end * D * B; at += kLine) __builtin_prefetch(args.values + at);
+    }
     for (Index e = args.ptr[i + 1] - 1; e >= first && args.block[e] >= args.begin; --e) {
       if (args.block[e] >= args.end) continue;
       const In* a = args.values + e * D * B;
