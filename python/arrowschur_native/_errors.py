@@ -311,7 +311,7 @@ class InnerLoopError(ArrowError, RuntimeError):
     rho : float
         Gain ratio of the last attempt; NaN when no step was computed.
     ridges_t, ridges_beta : tuple of float
-        Ridges of the attempts, in order.
+        The schedule, `iterations + 1` entries: the ridges of the first attempt, and what they became after each.
     last_failure : str
         Text of the last numerical failure; empty when steps were computed and rejected.
     """

@@ -70,7 +70,8 @@ class InnerOptions(_Options):
         every accepted step.
     solve : SolveOptions
         Route, threads, memory limits, and `frame_cache_entries`, the number of factors that are kept. Rows are never
-        lifted in the loop: that would change the operator.
+        lifted in the loop: that would change the operator. A trust region and `schur_apply` are
+        `UnsupportedConfiguration` there.
 
     Raises
     ------
@@ -543,6 +544,10 @@ class ResidentWorkspace:
     def frame_upload_bytes(self) -> int:
         """Bytes of the five slabs."""
         return self._handle.frame_upload_bytes
+
+    def release_factors(self) -> None:
+        """Free the factors that fits have left; the next fit makes them again."""
+        self._handle.release_factors()
 
     # ---- fits ------------------------------------------------------------------------------------------------------
     def fit(self, options: InnerOptions | None = None, device: str = "auto") -> InnerFit:

@@ -207,9 +207,4 @@ def color_arm_variant_matrix(kind: str = "battery") -> tuple[SweepVariant, ...]:
         raise UnsupportedConfiguration(feature="kind='full'", route="this version", hint="use kind='battery'")
     if kind != "battery":
         raise InvalidArgument(argument="kind", got=f"{kind!r:.80}", expected="'battery'")
-    shape = ResidentShape.color_arm()
-    return tuple(
-        SweepVariant(shape.replace(basis_cols=basis_cols), 0x1017004000000000 ^ (size << 8) ^ basis_cols)
-        for size in range(1, 5)
-        for basis_cols in (4, 8, 12)
-    )
+    return tuple(SweepVariant(ResidentShape(*shape), seed) for *shape, seed in _core.color_arm_variant_matrix())

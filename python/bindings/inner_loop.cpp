@@ -132,32 +132,31 @@ void register_workspace_class(py::module_& m) {
           "device_reason", [](const W& self) { return std::string(self.core.device_reason()); }, NoGil())
 
       .def(
+          "release_factors", [](W& self) { self.core.release_factors(); }, NoGil())
+
+      .def(
           "fit",
           [](W& self, const InnerOptions& options, const py::handle& device) {
-            const InnerOptions bound = options_for(options, self.core.shape().p);
             const Device where = device_of(device);
-            return fit_fields(released([&] { return self.core.fit(bound, where); }), self);
+            return fit_fields(released([&] { return self.core.fit(options, where); }), self);
           },
           "options"_a, "device"_a)
       .def(
           "device_fit",
           [](W& self, const InnerOptions& options) {
-            const InnerOptions bound = options_for(options, self.core.shape().p);
-            return fit_fields(released([&] { return self.core.device_fit(bound); }), self);
+            return fit_fields(released([&] { return self.core.device_fit(options); }), self);
           },
           "options"_a)
       .def(
           "device_reupload_fit",
           [](W& self, const InnerOptions& options) {
-            const InnerOptions bound = options_for(options, self.core.shape().p);
-            return fit_fields(released([&] { return self.core.device_reupload_fit(bound); }), self);
+            return fit_fields(released([&] { return self.core.device_reupload_fit(options); }), self);
           },
           "options"_a)
       .def(
           "cpu_reference_fit",
           [](const W& self, const InnerOptions& options) {
-            const InnerOptions bound = options_for(options, self.core.shape().p);
-            return fit_fields(released([&] { return self.core.cpu_reference_fit(bound); }), self);
+            return fit_fields(released([&] { return self.core.cpu_reference_fit(options); }), self);
           },
           "options"_a)
 
@@ -165,25 +164,22 @@ void register_workspace_class(py::module_& m) {
           "fit_outer_sequence",
           [](W& self, const py::tuple& gradients, const InnerOptions& options, const py::handle& device) {
             const auto list = base_gradients(gradients);
-            const InnerOptions bound = options_for(options, self.core.shape().p);
             const Device where = device_of(device);
-            return sequence_fields(released([&] { return self.core.fit_outer_sequence(list, bound, where); }), self);
+            return sequence_fields(released([&] { return self.core.fit_outer_sequence(list, options, where); }), self);
           },
           "gradients"_a, "options"_a, "device"_a)
       .def(
           "device_fit_outer_sequence",
           [](W& self, const py::tuple& gradients, const InnerOptions& options) {
             const auto list = base_gradients(gradients);
-            const InnerOptions bound = options_for(options, self.core.shape().p);
-            return sequence_fields(released([&] { return self.core.device_fit_outer_sequence(list, bound); }), self);
+            return sequence_fields(released([&] { return self.core.device_fit_outer_sequence(list, options); }), self);
           },
           "gradients"_a, "options"_a)
       .def(
           "cpu_reference_fit_outer_sequence",
           [](const W& self, const py::tuple& gradients, const InnerOptions& options) {
             const auto list = base_gradients(gradients);
-            const InnerOptions bound = options_for(options, self.core.shape().p);
-            return sequence_fields(released([&] { return self.core.cpu_reference_fit_outer_sequence(list, bound); }),
+            return sequence_fields(released([&] { return self.core.cpu_reference_fit_outer_sequence(list, options); }),
                                    self);
           },
           "gradients"_a, "options"_a)
@@ -227,12 +223,6 @@ py::dict fit_fields(InnerFit&& fit, const WorkspaceHandle& workspace) {
                   "accepted_iterations"_a = fit.accepted_iterations, "status"_a = to_string(fit.status),
                   "ridge_t"_a = fit.ridge_t, "ridge_beta"_a = fit.ridge_beta, "execution_path"_a = fit.execution_path,
                   "backend"_a = fit.backend, "telemetry"_a = telemetry_fields(fit.telemetry));
-}
-
-InnerOptions options_for(const InnerOptions& options, Index k) {
-  InnerOptions bound = options;
-  bound.solve = options_for(options.solve, k);
-  return bound;
 }
 
 void register_inner_loop(py::module_& m) {

@@ -24,14 +24,6 @@ py::tuple run_fits(const py::tuple& workspaces, const InnerOptions& options, con
     handles.push_back(&handle);
     fits.push_back(&handle.core);
   }
-  const Index k = handles.empty() ? 0 : handles.front()->core.shape().p;
-  for (const WorkspaceHandle* handle : handles) {
-    if (options.solve.schur_apply && handle->core.shape().p != k) {
-      throw InvalidArgument("schur_apply", "given for fits of several border widths", "given for fits of one width");
-    }
-  }
-  const InnerOptions bound = options_for(options, k);
-
   SweepOptions sweep;
   sweep.runner = parse(kRunners, runner, "runner");
   sweep.max_concurrent = max_concurrent;
@@ -52,7 +44,7 @@ py::tuple run_fits(const py::tuple& workspaces, const InnerOptions& options, con
   const auto run = multiplexed ? &run_fits_multiplexed : &run_fits_sequential;
   SweepResult result;
   try {
-    result = released([&] { return run(fits, bound, sweep); });
+    result = released([&] { return run(fits, options, sweep); });
   } catch (const Interrupted&) {
     if (raised) throw py::error_already_set(*raised);
     throw;

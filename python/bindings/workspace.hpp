@@ -22,6 +22,4 @@ struct WorkspaceHandle {
 py::dict fit_fields(InnerFit&& fit, const WorkspaceHandle& workspace);
 py::dict telemetry_fields(const Telemetry& telemetry);
 
-InnerOptions options_for(const InnerOptions& options, Index k);
-
 }  // namespace arrowschur::python
