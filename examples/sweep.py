@@ -6,7 +6,7 @@ A study fits the same model to many replicas: seeds, folds, candidate hyperparam
 other, so they share nothing but the cores. `run_fits_multiplexed` gives each fit one thread and runs several at a time;
 what a fit returns does not depend on how many, to the last bit, so a result can be reproduced alone on a laptop.
 
-The replicas here are twelve strongly coupled systems (n = 300 rows of size 2, a border of 700 columns, where leaving out
+The replicas here are twelve strongly coupled systems (300 rows of size 2, a border of 700 columns, where leaving out
 the coupling would change the answer by tens of per cent), with the seeds of the color_arm battery. Each is fitted from
 z = 0 with ridges of 1e-2, as a driver would that does not trust its first linearization, so that a fit takes several
 steps and more than one factorization.

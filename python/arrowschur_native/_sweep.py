@@ -225,10 +225,10 @@ def build_sweep_workspaces(variants: Iterable[SweepVariant]) -> list[ResidentWor
 
     Examples
     --------
-    >>> import arrowschur_native as asn
+    >>> import numpy as np, arrowschur_native as asn
     >>> shape = asn.ResidentShape(n=10, p=6, basis_cols=2, d=2)
     >>> one, two = asn.build_sweep_workspaces([asn.SweepVariant(shape, 1), asn.SweepVariant(shape, 2)])
-    >>> one.to_system().h_bb is two.to_system().h_bb
+    >>> np.shares_memory(one.to_system().h_bb, two.to_system().h_bb)
     True
     """
     borders: dict[int, Any] = {}

@@ -119,7 +119,7 @@ def test_td_01_minimiser(seed: int, phi: float, log_det: float, norm_t: float, n
 def test_td_01_more_small_fixtures(seed: int, phi: float, log_det: float) -> None:
     fit = small(seed).fit()
     assert fit.objective == pytest.approx(phi, abs=6e-11)
-    assert fit.log_det_hessian == pytest.approx(log_det, abs=6e-8)
+    assert fit.log_det_hessian == pytest.approx(log_det, abs=1e-7)  # published digits are cut off, not rounded
 
 
 def test_td_01_reference_shapes() -> None:
@@ -364,7 +364,7 @@ def test_td_13_bump_of_laplacians(d: int, unit: float, half: bool) -> None:
     bump = asn.ridge_bump(block, ridge)
     assert 0 < bump < math.sqrt(EPS) * max(1.0, (d - 1) * unit)
     np.linalg.cholesky(block + (ridge + bump) * np.eye(d))
-    if d == 2 and not half:
+    if d == 2 and unit == 1.0 and not half:  # where the second pivot is exactly 0
         with pytest.raises(np.linalg.LinAlgError):
             np.linalg.cholesky(block)
 
@@ -432,7 +432,7 @@ def test_td_16_a_loop_without_an_accepted_step_is_an_error() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is asn.InnerLoopError
     assert str(again) == str(error)
-    assert again.facts == pytest.approx(error.facts, nan_ok=True)
+    assert repr(again.facts) == repr(error.facts)  # rho is NaN
     assert isinstance(error, RuntimeError)
 
     error = caught(asn.InnerLoopError, lambda: indefinite().fit(asn.InnerOptions(max_ridge=1e-5)))
@@ -711,7 +711,7 @@ def test_conjugate_gradients_may_carry_the_loop() -> None:
 # ---- telemetry ------------------------------------------------------------------------------------------------------
 def test_telemetry_counts_what_was_done() -> None:
     before = asn.process_telemetry()
-    fit = small(0x11).fit()
+    fit = small(0x11).fit(device="off")
     after = asn.process_telemetry()
     assert fit.telemetry.factorizations == 1
     assert fit.telemetry == asn.Telemetry(factorizations=1)
@@ -719,7 +719,17 @@ def test_telemetry_counts_what_was_done() -> None:
     for name in ("h2d_bytes", "d2h_bytes", "frame_builds", "kernel_launches", "allocations"):
         assert getattr(after, name) == getattr(before, name)
     assert fit.telemetry.device_ordinal is None
+    assert after.cpu_fallbacks == before.cpu_fallbacks
     assert pickle.loads(pickle.dumps(after)) == after
+
+
+@pytest.mark.usefixtures("no_device")
+def test_a_fallback_has_its_reason() -> None:
+    # Whether a call is large enough to ask for a device is the policy's to say.
+    told = workspace_of(fixtures.coupled_fixture(300, 2, 400, seed=1)).fit().telemetry
+    assert told.cpu_fallbacks in (0, 1)
+    assert len(told.fallback_reasons) == told.cpu_fallbacks
+    assert told.device_ordinal is None
 
 
 def test_telemetry_is_the_sum_over_threads() -> None:

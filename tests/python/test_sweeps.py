@@ -135,7 +135,8 @@ def test_variants_of_one_width_share_a_border() -> None:
     assert second.k == 9
     fixture = fixtures.shape_fixture(variants[2].shape, 3)
     assert np.array_equal(third.h_bb, fixture.h_bb)
-    assert asn.build_sweep_workspaces(variants)[2].objective_at_zero == 0.5 * float(np.sum(fixture.target**2))
+    at_zero = asn.build_sweep_workspaces(variants)[2].objective_at_zero
+    assert at_zero == pytest.approx(0.5 * float(np.sum(fixture.target**2)), rel=1e-14)
 
 
 def test_variants_are_checked_and_pickle() -> None:
