@@ -139,19 +139,14 @@ class Multiplexer {
     }
   }
 
-  // On the calling thread: progress after each fit, its interrupts while waiting.
+  // On the calling thread: its interrupts, and progress after each fit.
   void watch() {
     const auto total = static_cast<Index>(workspaces_.size());
     for (Index told = 0; told < total;) {
-      {
-        std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, std::chrono::milliseconds(20), [&] { return finished_ > told; });
-        if (finished_ == told) {
-          lock.unlock();
-          linalg::poll_interrupt();
-          continue;
-        }
-      }
+      linalg::poll_interrupt();
+      std::unique_lock lock(mutex_);
+      if (!changed_.wait_for(lock, std::chrono::milliseconds(20), [&] { return finished_ > told; })) continue;
+      lock.unlock();
       ++told;
       if (sweep_.progress && !sweep_.progress(told, total)) throw Interrupted();
     }

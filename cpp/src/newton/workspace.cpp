@@ -10,50 +10,14 @@
 #include "newton/dense_reference.hpp"
 #include "newton/inner_loop.hpp"
 #include "newton/kept_factors.hpp"
+#include "newton/resident_shape.hpp"
 #include "newton/solver.hpp"
 #include "plan/device_mode.hpp"
-#include "system/cross.hpp"
-#include "system/storage.hpp"
 #include "system/validate.hpp"
 #include "telemetry.hpp"
 
 namespace arrowschur {
 namespace {
-
-Index entries(Index a, Index b, const char* name) {
-  Index product = 0;
-  if (__builtin_mul_overflow(a, b, &product)) {
-    throw InvalidArgument(name, std::to_string(a) + " x " + std::to_string(b) + " entries", "a size of 64 bits");
-  }
-  return product;
-}
-
-void require_dimensions(const ResidentShape& s) {
-  const std::pair<const char*, Index> dimensions[] = {{"n", s.n}, {"p", s.p}, {"basis_cols", s.basis_cols}, {"d", s.d}};
-  for (const auto& [name, value] : dimensions) {
-    if (value < 1) throw InvalidArgument(name, std::to_string(value), "an integer >= 1");
-  }
-}
-
-void require_length(const char* name, Index got, Index expected) {
-  if (got != expected) {
-    throw InvalidArgument(name, std::to_string(got) + " entries", std::to_string(expected) + " entries");
-  }
-}
-
-Index row_entries(const ArrowSystem& s) {
-  Index sum = 0;
-  for (const RowBucket& bucket : s.buckets()) sum += bucket.count * bucket.d * bucket.d;
-  return sum;
-}
-
-void require_slabs(const ResidentShape& shape, const ArrowSystem& s) {
-  require_length("row_hessian", row_entries(s), shape.row_hessian());
-  require_length("row_cross", entries(s.total_dim(), s.k(), "row_cross"), shape.row_cross());
-  require_length("row_gradient", s.total_dim(), shape.row_gradient());
-  require_length("border_hessian", entries(s.k(), s.k(), "border_hessian"), shape.border_hessian());
-  require_length("border_gradient", s.k(), shape.p);
-}
 
 double half_square(std::span<const double> x) {
   constexpr std::size_t kRun = 1024;
@@ -64,25 +28,6 @@ double half_square(std::span<const double> x) {
     total += run;
   }
   return 0.5 * total;
-}
-
-// Bytes of the five slabs as they were handed over: what structure detection has replaced by a compact copy counts in
-// full.
-Index slab_bytes(const ArrowSystem& s) {
-  const auto detected = [&](std::string_view part) {
-    for (const std::string& line : s.detected()) {
-      if (std::string_view(line).starts_with(part)) return true;
-    }
-    return false;
-  };
-  const auto size = static_cast<Index>(size_of(s.dtype()));
-  Index bytes = s.nbytes();
-  if (detected("h_tb")) bytes += s.total_dim() * s.k() * size - cross::nbytes(s);
-  if (detected("h_bb") && s.border().terms.size() == 1) {
-    const Index stored = std::visit([&](const auto& t) { return term_entries(t, s.k()); }, s.border().terms.front());
-    bytes += (s.k() * s.k() - stored) * size;
-  }
-  return bytes;
 }
 
 bool has_callbacks(const ArrowSystem& s) {
@@ -124,14 +69,6 @@ std::vector<double> joined(const newton::Gradient& g) {
 
 }  // namespace
 
-Index ResidentShape::target() const { return entries(n, p, "target"); }
-Index ResidentShape::basis() const { return entries(n, basis_cols, "basis"); }
-Index ResidentShape::gates() const { return entries(n, basis_cols, "gates"); }
-Index ResidentShape::row_hessian() const { return entries(entries(n, d, "row_hessian"), d, "row_hessian"); }
-Index ResidentShape::row_cross() const { return entries(entries(n, d, "row_cross"), p, "row_cross"); }
-Index ResidentShape::row_gradient() const { return entries(n, d, "row_gradient"); }
-Index ResidentShape::border_hessian() const { return entries(p, p, "border_hessian"); }
-
 struct ResidentWorkspace::Impl {
   Impl(const ResidentShape& s, ArrowSystem slabs, double objective, Index others)
       : shape(s), system(std::move(slabs)), objective_at_zero(objective), other_bytes(others), provider(system) {}
@@ -157,10 +94,13 @@ struct ResidentWorkspace::Impl {
     return policy::admissible_under_any_policy(rows) || policy::admissible_under_any_policy(product);
   }
 
-  InnerFit run(std::span<const double> g_t, std::span<const double> g_beta, const InnerOptions& options,
-               Device device) {
-    provider.cache().take_telemetry();  // of a call that has failed
+  // One call of a loop, of however many gradients: its options, its factors and where it runs.
+  void prepare(const InnerOptions& options, Device device) {
+    provider.cache().take_telemetry();  // of calls that had no outcome to put it in
+    provider.cache().configure(options.solve);
     choose_device(device == Device::automatic ? options.solve.device : device);
+  }
+  InnerFit run(std::span<const double> g_t, std::span<const double> g_beta, const InnerOptions& options) {
     InnerFit fit = newton::run_inner_loop(provider, g_t, g_beta, objective_at_zero, options);
     fit.telemetry = provider.cache().take_telemetry();
     return fit;
@@ -187,12 +127,12 @@ struct ResidentWorkspace::Impl {
 
 ResidentWorkspace::ResidentWorkspace(const ResidentShape& shape, std::span<const double> target,
                                      std::span<const double> basis, std::span<const double> gates, ArrowSystem slabs) {
-  require_dimensions(shape);
+  newton::require_dimensions(shape);
   const std::size_t others = target.size() + basis.size() + gates.size();
-  require_length("target", static_cast<Index>(target.size()), shape.target());
-  require_length("basis", static_cast<Index>(basis.size()), shape.basis());
-  require_length("gates", static_cast<Index>(gates.size()), shape.gates());
-  require_slabs(shape, slabs);
+  newton::require_length("target", static_cast<Index>(target.size()), shape.target());
+  newton::require_length("basis", static_cast<Index>(basis.size()), shape.basis());
+  newton::require_length("gates", static_cast<Index>(gates.size()), shape.gates());
+  newton::require_slabs(shape, slabs);
   const Index bad = validate::first_non_finite(target.data(), static_cast<Index>(target.size()));
   if (bad >= 0) {
     throw InvalidArgument(
@@ -210,7 +150,7 @@ ResidentWorkspace::~ResidentWorkspace() = default;
 
 ResidentWorkspace ResidentWorkspace::from_system(ArrowSystem system, double objective_at_zero) {
   const ResidentShape shape{system.n(), system.k(), 1, system.max_dim()};
-  require_dimensions(shape);
+  newton::require_dimensions(shape);
   if (system.total_dim() != system.n() * system.max_dim()) {
     throw InvalidArgument("system", "rows of different sizes", "rows of one size");
   }
@@ -223,8 +163,10 @@ ResidentWorkspace ResidentWorkspace::from_system(ArrowSystem system, double obje
 const ResidentShape& ResidentWorkspace::shape() const noexcept { return impl_->shape; }
 const ArrowSystem& ResidentWorkspace::system() const noexcept { return impl_->system; }
 double ResidentWorkspace::objective_at_zero() const noexcept { return impl_->objective_at_zero; }
-Index ResidentWorkspace::host_shadow_bytes() const noexcept { return slab_bytes(impl_->system) + impl_->other_bytes; }
-Index ResidentWorkspace::frame_upload_bytes() const noexcept { return slab_bytes(impl_->system); }
+Index ResidentWorkspace::host_shadow_bytes() const noexcept {
+  return newton::slab_bytes(impl_->system) + impl_->other_bytes;
+}
+Index ResidentWorkspace::frame_upload_bytes() const noexcept { return newton::slab_bytes(impl_->system); }
 Index ResidentWorkspace::resident_device_bytes() const noexcept { return 0; }
 bool ResidentWorkspace::device_resident() const noexcept { return false; }
 const char* ResidentWorkspace::device_reason() const noexcept { return policy::kNoBackend; }
@@ -238,9 +180,9 @@ InnerFit ResidentWorkspace::fit(const InnerOptions& options, Device device) {
   check_loop_options(options);
   const std::lock_guard lock(impl_->mutex);
   const linalg::ThreadScope threads(options.solve.num_threads);
-  impl_->provider.cache().configure(options.solve);
+  impl_->prepare(options, device);
   const newton::Gradient g = newton::gradient_of(impl_->system);
-  InnerFit fit = impl_->run(g.t, g.beta, options, device);
+  InnerFit fit = impl_->run(g.t, g.beta, options);
   impl_->forget_unwanted();
   return fit;
 }
@@ -251,11 +193,11 @@ OuterSequence ResidentWorkspace::fit_outer_sequence(std::span<const BaseGradient
   check_gradients(impl_->system, gradients);
   const std::lock_guard lock(impl_->mutex);
   const linalg::ThreadScope threads(options.solve.num_threads);
-  impl_->provider.cache().configure(options.solve);
+  impl_->prepare(options, device);
   OuterSequence out;
   out.fits.reserve(gradients.size());
   for (const BaseGradient& g : gradients) {
-    out.fits.push_back(impl_->run(g.g_t, g.g_beta, options, device));
+    out.fits.push_back(impl_->run(g.g_t, g.g_beta, options));
     out.factorizations += out.fits.back().telemetry.factorizations;
   }
   impl_->forget_unwanted();
