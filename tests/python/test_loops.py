@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import types
 from typing import Any
 
@@ -853,6 +854,50 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     options = [asn.InnerOptions(solve=asn.SolveOptions(num_threads=n)) for n in (1, 2, 5)]
     one, *others = [asn.ResidentWorkspace.from_system(system).fit(o) for o in options]
     assert all(same_bits(fit, one) for fit in others)
+
+
+def test_inputs_are_not_modified() -> None:
+    f = fixtures.coupled_fixture(40, 3, 96, 2, 0.9)
+    arrays = (f.h_tt, f.h_tb, f.h_bb, f.g_t, f.g_beta)
+    before = [array.tobytes() for array in arrays]
+    workspace = asn.ResidentWorkspace.from_system(f.system())
+    workspace.fit(asn.InnerOptions(initial_ridge_t=0.5))
+    workspace.fit_outer_sequence([(f.g_t, f.g_beta)])
+    workspace.cpu_reference_fit()
+    assert [array.tobytes() for array in arrays] == before
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda w: w.fit(asn.InnerOptions(solve=asn.SolveOptions(num_threads=1))),
+        lambda w: asn.run_fits_multiplexed([w], max_concurrent=1),
+        lambda w: w.cpu_reference_step(),
+    ],
+)
+def test_the_gil_is_released(call: Any) -> None:
+    workspace = asn.ResidentWorkspace.from_system(fixtures.coupled_fixture(700, 2, 1400, seed=1).system())
+    ticks = 0
+    running = True
+
+    def count() -> None:
+        nonlocal ticks
+        while running:
+            ticks += 1
+            time.sleep(0.001)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        time.sleep(0.01)
+        before, begin = ticks, time.perf_counter()
+        call(workspace)
+        seconds, during = time.perf_counter() - begin, ticks - before
+    finally:
+        running = False
+        counter.join()
+    # With the GIL held there would be no tick but the one that waited.
+    assert during > max(2, 50 * seconds)
 
 
 # ---- interrupts -----------------------------------------------------------------------------------------------------
