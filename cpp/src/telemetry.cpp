@@ -26,10 +26,10 @@ struct Ring {
   };
   static constexpr std::size_t kEntries = 1024;
   std::mutex mutex;
-  std::atomic<int> windows{0};
   std::array<Entry, kEntries> entries;
   std::size_t written = 0;  // since the ring was emptied
 };
+std::atomic<int> g_windows{0};  // open ones; outside the ring, so that asking costs one load
 Ring& ring() {
   static Ring records;
   return records;
@@ -66,14 +66,14 @@ Telemetry process_telemetry() {
 StageWindow::StageWindow() {
   Ring& r = ring();
   const std::lock_guard lock(r.mutex);
-  if (r.windows.load(std::memory_order_relaxed) == 0) r.written = 0;
-  r.windows.fetch_add(1, std::memory_order_relaxed);
+  if (g_windows.load(std::memory_order_relaxed) == 0) r.written = 0;
+  g_windows.fetch_add(1, std::memory_order_relaxed);
 }
 
 StageWindow::~StageWindow() {
   Ring& r = ring();
   const std::lock_guard lock(r.mutex);
-  r.windows.fetch_sub(1, std::memory_order_relaxed);
+  g_windows.fetch_sub(1, std::memory_order_relaxed);
 }
 
 std::vector<StageRecord> StageWindow::records() const {
@@ -98,7 +98,7 @@ void count(Telemetry& fit, const Telemetry& work) {
   p.total += work;
 }
 
-bool window_open() noexcept { return ring().windows.load(std::memory_order_relaxed) > 0; }
+bool window_open() noexcept { return g_windows.load(std::memory_order_relaxed) > 0; }
 
 void StageClock::record() noexcept {
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start_;

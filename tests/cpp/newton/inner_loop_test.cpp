@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "arrowschur/error.hpp"
+#include "arrowschur/fixtures.hpp"
 #include "check.hpp"
+#include "newton/dense_reference.hpp"
 #include "newton/inner_loop.hpp"
 
 using namespace arrowschur;
@@ -417,6 +419,58 @@ TEST(RelativeConvergenceCountsTheGradientOnly) {
   o.convergence_tolerance = 0.3;
   Scripted stricter;
   CHECK_EQUAL(run(stricter, o).iterations, 2);
+}
+
+namespace {
+
+// Solves with a relative error, as an iteration does.
+class Sloppy final : public newton::HostProvider {
+ public:
+  Sloppy(const ArrowSystem& system, double error) : HostProvider(system), matrix_(system, {}), error_(error) {}
+  double smallest_pivot() const override { return matrix_.smallest_pivot(); }
+  double log_det() const override { return matrix_.log_det(); }
+  std::string last_failure() const override { return ""; }
+  int solves = 0;
+
+ protected:
+  Attempt::Outcome factor(double ridge_t, double ridge_beta) override {
+    return matrix_.factor(ridge_t, ridge_beta) ? Attempt::Outcome::border_failure : Attempt::Outcome::solved;
+  }
+  Attempt::Outcome solve(const Vector& rhs, Vector& x) override {
+    ++solves;
+    for (std::size_t i = 0; i < x.all().size(); ++i) x.all()[i] = -rhs.all()[i];
+    matrix_.solve(x.all().data());
+    for (double& v : x.all()) v *= 1.0 + error_;
+    return Attempt::Outcome::solved;
+  }
+
+ private:
+  newton::DenseMatrix matrix_;
+  double error_;
+};
+
+}  // namespace
+
+// D-10.3 on a system: the refinement squares the error of the step.
+TEST(ARefinementCorrectsTheStep) {
+  const auto data = fixtures::small_fixture(0xABCD0001);
+  const ArrowSystem system = data.system();
+  Sloppy exact(system, 0.0), sloppy(system, 1e-3);
+  exact.start(data.g_t, data.g_beta, 0.0);
+  sloppy.start(data.g_t, data.g_beta, 0.0);
+  const Attempt wanted = exact.attempt(0.5, 0.25), first = sloppy.attempt(0.5, 0.25), second = sloppy.refine();
+  CHECK_NEAR(first.r_delta, wanted.r_delta, 2e-3);
+  CHECK(std::abs(first.r_delta - wanted.r_delta) > 5e-4 * std::abs(wanted.r_delta));
+  CHECK_NEAR(second.r_delta, wanted.r_delta, 2e-6);
+  CHECK_NEAR(second.delta_q, wanted.delta_q, 4e-6);
+  CHECK_NEAR(second.next.objective, wanted.next.objective, 1e-6);
+  CHECK_NEAR(exact.refine().r_delta, wanted.r_delta, 1e-14);
+
+  Sloppy looped(system, 1e-3);
+  InnerOptions o;
+  o.max_iterations = 1;
+  newton::run_inner_loop(looped, data.g_t, data.g_beta, 0.0, o);
+  CHECK_EQUAL(looped.solves, 2);
 }
 
 // T-D-16 h, and every other rule

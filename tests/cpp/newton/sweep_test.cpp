@@ -1,4 +1,5 @@
 // Many fits: multiplexed results have the bits of sequential ones, whoever else runs, fails or is interrupted.
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -156,6 +157,7 @@ TEST(AnInterruptOfTheCallerEndsTheSweep) {
   options.initial_ridge_t = options.initial_ridge_beta = 1.0;
   options.shrink_rule = ShrinkRule::always;
   const InterruptScope scope([](void*) { return true; }, nullptr);
+  std::this_thread::sleep_for(std::chrono::milliseconds(25));  // no question is asked before
   CHECK_THROWS(Interrupted, run_fits_multiplexed(fleet.pointers, options, workers(2)));
   CHECK_THROWS(Interrupted, run_fits_sequential(fleet.pointers, options));
 }

@@ -1,7 +1,8 @@
 // Resident workspaces on the CPU: golden fits, kept factors, sequences, lengths, and what happens without a device.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
-#include <cstring>
+#include <cstdlib>
 #include <string>
 #include <thread>
 #include <vector>
@@ -384,6 +385,28 @@ TEST(WithoutADeviceTheDeviceMethodsSaySo) {
   CHECK_EQUAL(std::string(workspace.device_reason()), std::string("this build has no CUDA backend"));
 }
 
+// A call that is predicted to be long asks for a device; that there is none is told, once per call.
+TEST(AFallbackIsCounted) {
+  if (device_required_by_environment()) return;
+  const auto data = fixtures::small_fixture(1);
+  ResidentWorkspace workspace = workspace_of(data);
+  const std::vector<BaseGradient> gradients(3, BaseGradient{data.g_t, data.g_beta});
+  InnerOptions o;
+  o.solve.expected_solves = Index{1} << 40;
+  o.solve.device = Device::off;
+  CHECK_EQUAL(workspace.fit(o).telemetry.cpu_fallbacks, std::int64_t{0});
+  o.solve.device = Device::automatic;
+  if (std::getenv("ARROWSCHUR_DEVICE") != nullptr) return;
+  const auto before = process_telemetry().cpu_fallbacks;
+  const InnerFit fit = workspace.fit(o);
+  CHECK_EQUAL(fit.telemetry.cpu_fallbacks, std::int64_t{1});
+  CHECK(fit.telemetry.fallback_reasons == std::vector<std::string>{"runtime_unavailable"});
+  const OuterSequence sequence = workspace.fit_outer_sequence(gradients, o);
+  CHECK_EQUAL(sequence.fits[0].telemetry.cpu_fallbacks, std::int64_t{1});
+  CHECK_EQUAL(sequence.fits[1].telemetry.cpu_fallbacks, std::int64_t{0});
+  CHECK_EQUAL(process_telemetry().cpu_fallbacks - before, std::int64_t{2});
+}
+
 TEST(OneStepHasTheSameBitsWithAndWithoutAskingForADevice) {
   if (device_required_by_environment()) return;
   const auto data = fixtures::small_fixture(0x5AE1017);
@@ -538,6 +561,7 @@ TEST(AnInterruptedFitLeavesTheWorkspaceUsable) {
   o.solve.mode = Mode::direct;
   {
     const InterruptScope scope([](void*) { return true; }, nullptr);
+    std::this_thread::sleep_for(std::chrono::milliseconds(25));  // no question is asked before
     CHECK_THROWS(Interrupted, workspace.fit(o));
   }
   CHECK(same_bits(workspace.fit(o), workspace_of(data).fit(o)));
