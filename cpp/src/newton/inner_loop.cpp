@@ -98,8 +98,10 @@ class Loop {
     ++iterations_;
     Attempt attempt = provider_.attempt(ridge_t_, ridge_beta_);
     if (attempt.outcome != Attempt::Outcome::solved) return failed(attempt);
-    if (!healthy(attempt)) attempt = provider_.refine();
-    if (attempt.outcome != Attempt::Outcome::solved) return failed(attempt);
+    if (!healthy(attempt)) {
+      const Attempt refined = provider_.refine();
+      if (refined.outcome == Attempt::Outcome::solved) attempt = refined;
+    }
     ++iterations_solved_;
     step_gradient_norm_ = point_.gradient_norm;
     decide(attempt);

@@ -35,7 +35,7 @@ class StepProvider {
   // z = 0, r = -g0.
   virtual Point start(std::span<const double> g_t, std::span<const double> g_beta, double objective_at_zero) = 0;
   virtual Attempt attempt(double ridge_t, double ridge_beta) = 0;
-  // The attempt that was solved last, after one refinement of its step.
+  // The attempt that was solved last, after one refinement of its step. A failure leaves the step as it was.
   virtual Attempt refine() = 0;
   virtual void accept() = 0;              // z += delta, r += q
   virtual Point recompute_residual() = 0;  // r = H z - g0: frees r of the rounding that its updates have gathered

@@ -56,9 +56,12 @@ struct Scripted : newton::StepProvider {
     a.next_norm = std::abs(z + delta);
     return a;
   }
+  bool refinement_fails = false;
   Attempt refine() override {
     ++refinements;
-    return measured();
+    Attempt a = measured();
+    if (refinement_fails) a.outcome = Attempt::Outcome::border_failure;
+    return a;
   }
   void accept() override {
     z += delta;
@@ -288,6 +291,19 @@ TEST(AGapBetweenThePredictionsIsRefinedOnce) {
   };
   CHECK(run(healthy).converged());
   CHECK_EQUAL(healthy.refinements, 0);
+}
+
+TEST(AStepWhoseRefinementFailsIsJudgedAsItIs) {
+  Scripted p;
+  p.refinement_fails = true;
+  p.script = [](int m, Attempt& a) {
+    if (m == 0) a.delta_q *= 1.0 + 1e-5;
+  };
+  const InnerFit fit = run(p);
+  CHECK(fit.converged());
+  CHECK_EQUAL(fit.iterations, 1);
+  CHECK_EQUAL(p.refinements, 1);
+  CHECK_EQUAL(fit.ridge_t, 0.0);
 }
 
 TEST(RidgesBelongToTheSecondFormOfThePrediction) {
