@@ -557,7 +557,7 @@ class ResidentWorkspace:
         ----------
         options : InnerOptions, optional
         device : {'auto', 'off', 'required'}, default 'auto'
-            `auto` uses a device where that is predicted to be faster.
+            `auto` leaves it to `options.solve.device`, whose `auto` uses a device where that is predicted to be faster.
 
         Returns
         -------
