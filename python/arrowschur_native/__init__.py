@@ -5,6 +5,7 @@ See Also
 ArrowSystem : the system.
 newton_step : one solve, with a certificate.
 factorize : factor once, solve many.
+ResidentWorkspace : loops and sequences of gradients at a frozen linearization.
 """
 
 from __future__ import annotations
@@ -38,7 +39,20 @@ from ._errors import (
     UnsupportedConfiguration,
 )
 from ._factor import ArrowFactor, factorize
+from ._inner_loop import (
+    DenseReferenceStep,
+    InnerFit,
+    InnerOptions,
+    InnerStep,
+    OuterSequence,
+    ResidentWorkspace,
+    RowBump,
+    examine_rows,
+    newton_step_dense_reference,
+    ridge_bump,
+)
 from ._kronecker import FramedKroneckerBorder, KroneckerBorder, KroneckerProductBorder, SparseBlockKroneckerBorder
+from ._loop_shapes import ResidentShape, SweepVariant
 from ._newton import model_reduction, newton_step, newton_step_escalated, solve_reduced
 from ._options import (
     EscalationOptions,
@@ -61,7 +75,18 @@ from ._results import (
     SystemGradient,
     route_counters,
 )
+from ._sweep import (
+    SweepResult,
+    SweepThroughput,
+    build_sweep_workspaces,
+    check_sweep_parity,
+    run_fits_multiplexed,
+    run_fits_sequential,
+    run_variant_sweep,
+    run_workspace_sweep,
+)
 from ._system import ArrowSystem
+from ._telemetry import StageRecord, StageWindow, Telemetry, process_telemetry, stage_window
 from ._threads import (
     build_info,
     clear_workspaces,
@@ -86,12 +111,16 @@ __all__ = [
     "ConditionEstimate",
     "CorrectionError",
     "DenseBorder",
+    "DenseReferenceStep",
     "DeviceError",
     "DeviceUnavailableError",
     "DiagonalBorder",
     "EscalationOptions",
     "FramedKroneckerBorder",
+    "InnerFit",
     "InnerLoopError",
+    "InnerOptions",
+    "InnerStep",
     "InvalidArgument",
     "KroneckerBorder",
     "KroneckerCross",
@@ -103,12 +132,16 @@ __all__ = [
     "NewtonStep",
     "OperatorBorder",
     "OperatorCross",
+    "OuterSequence",
     "PcgDiagnostics",
     "PcgError",
     "PcgOptions",
     "PivotRange",
     "PlanCandidate",
     "ProximalOptions",
+    "ResidentShape",
+    "ResidentWorkspace",
+    "RowBump",
     "RowFactorError",
     "RowIllConditioned",
     "SchurFactorError",
@@ -116,13 +149,22 @@ __all__ = [
     "SolveOptions",
     "SolvePlan",
     "SparseBlockKroneckerBorder",
+    "StageRecord",
+    "StageWindow",
+    "SweepResult",
+    "SweepThroughput",
+    "SweepVariant",
     "SystemGradient",
+    "Telemetry",
     "TrustRegionOptions",
     "UnsupportedConfiguration",
     "__version__",
     "build_info",
+    "build_sweep_workspaces",
+    "check_sweep_parity",
     "clear_workspaces",
     "device_info",
+    "examine_rows",
     "factorize",
     "fixtures",
     "get_cmake_dir",
@@ -130,12 +172,20 @@ __all__ = [
     "get_num_threads",
     "model_reduction",
     "newton_step",
+    "newton_step_dense_reference",
     "newton_step_escalated",
     "plan",
     "policy",
+    "process_telemetry",
+    "ridge_bump",
     "route_counters",
+    "run_fits_multiplexed",
+    "run_fits_sequential",
+    "run_variant_sweep",
+    "run_workspace_sweep",
     "set_num_threads",
     "solve_reduced",
+    "stage_window",
     "workspace_cache_bytes",
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: `info`, `demo`, `solve`, `plan`, `bench`.
+"""The command line: `info`, `demo`, `solve`, `plan`, `sweep`, `bench`.
 
 Exit status: 0 on success, 1 on a numerical failure (its data are printed), 2 on bad usage.
 """
@@ -6,6 +6,7 @@ Exit status: 0 on success, 1 on a numerical failure (its data are printed), 2 on
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -19,11 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from . import fixtures
 from ._errors import ArrowError, InvalidArgument, UnsupportedConfiguration
+from ._inner_loop import InnerFit
+from ._loop_shapes import ResidentShape, SweepVariant
 from ._newton import newton_step, newton_step_escalated
 from ._options import SolveOptions
 from ._plan import plan
 from ._results import NewtonStep, aligned
+from ._sweep import SweepResult, build_sweep_workspaces, compare_runs, run_fits_sequential, run_variant_sweep
 from ._system import ArrowSystem
 from ._threads import build_info, device_info, get_num_threads
 
@@ -67,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = parsed.run
         return run(parsed)
     except ArrowError as error:
-        return _report(error, parsed.json)
+        return _report(error, bool(parsed.json))
     except OSError as error:
         print(f"arrowschur: {error}", file=sys.stderr)
         return _USAGE
@@ -114,6 +119,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--ridge-beta", type=float, default=0.0, metavar="RIDGE", help="of the border")
     command.add_argument("--escalate", action="store_true", help="raise the ridges until the solve succeeds")
     command.set_defaults(run=_solve)
+
+    command = commands.add_parser("sweep", help="fit many systems of a reference shape, several at a time")
+    command.add_argument(
+        "--shape", default="color_arm", help="qwen, color_arm (the default), or four sizes n,p,basis_cols,d"
+    )
+    command.add_argument("--seeds", type=_seed, nargs="+", default=[1, 2, 3, 4], metavar="SEED", help="one fit each")
+    command.add_argument(
+        "--battery", action="store_true", help="the 12 color_arm variants, in place of shape and seeds"
+    )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="fits at a time; default: what cores and memory allow"
+    )
+    command.add_argument("--sequential", action="store_true", help="only one after another, nothing to compare with")
+    command.add_argument("--parity", action="store_true", help="fail unless both runs agree in every bit")
+    command.add_argument("--json", metavar="FILE", help="write the results there too")
+    command.set_defaults(run=_sweep)
 
     commands.add_parser("bench", add_help=False, help="this machine's limits, the reference shapes, ratios to peers")
     return parser
@@ -179,6 +200,79 @@ def _write(path: str, step: NewtonStep) -> None:
             backward_error_effective=np.array(d.backward_error_effective),
             rows_lifted=np.array(d.rows_lifted),
         )
+
+
+def _seed(text: str) -> int:
+    return int(text, 0)
+
+
+def _variants(parsed: argparse.Namespace) -> tuple[SweepVariant, ...]:
+    if parsed.battery:
+        return fixtures.color_arm_variant_matrix()
+    named = {"qwen": ResidentShape.qwen, "color_arm": ResidentShape.color_arm}
+    if parsed.shape in named:
+        shape = named[parsed.shape]()
+    else:
+        try:
+            n, p, basis_cols, d = (int(size) for size in parsed.shape.split(","))
+        except ValueError:
+            raise InvalidArgument(
+                argument="shape", got=repr(parsed.shape), expected="qwen, color_arm, or four sizes n,p,basis_cols,d"
+            ) from None
+        shape = ResidentShape(n, p, basis_cols, d)
+    return tuple(SweepVariant(shape, seed) for seed in parsed.seeds)
+
+
+def _sweep(parsed: argparse.Namespace) -> int:
+    if parsed.sequential and (parsed.parity or parsed.workers is not None):
+        raise InvalidArgument(
+            argument="sequential", got="given with --parity or --workers", expected="given without them"
+        )
+    variants = _variants(parsed)
+    runs: dict[str, SweepResult] = {}
+    if not parsed.sequential:
+        runs["multiplexed"] = run_variant_sweep(variants, max_concurrent=parsed.workers)
+    # New workspaces: those of the first run have kept their factors.
+    runs["sequential"] = run_fits_sequential(build_sweep_workspaces(variants))
+
+    first = next(iter(runs.values()))
+    table = [("fit", "n", "p", "basis_cols", "seed", "status", "iterations", "objective", "path")]
+    for i, (variant, result) in enumerate(zip(variants, first, strict=True)):
+        shape = variant.shape
+        outcome = (
+            (result.status, str(result.iterations), f"{result.objective:.12g}", result.execution_path)
+            if isinstance(result, InnerFit)
+            else (type(result).__name__, "", "", str(result))
+        )
+        table.append((str(i), str(shape.n), str(shape.p), str(shape.basis_cols), hex(variant.seed), *outcome))
+    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in table), strict=True)]
+    for row in table:
+        print(*(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=True)), row[-1], sep="  ")
+    rows: list[tuple[str, Any]] = [] if first.build_seconds is None else [("building, s", first.build_seconds)]
+    for name, run in runs.items():
+        t = run.throughput
+        rows.append((name, f"{t.succeeded} of {t.fits} in {t.wall_seconds:.4g} s, {t.fits_per_second:.4g} fits/s"))
+    if not parsed.sequential:
+        ratio = runs["multiplexed"].throughput.fits_per_second / runs["sequential"].throughput.fits_per_second
+        rows.append(("ratio", ratio))
+    if parsed.parity:
+        compare_runs(runs["multiplexed"].results, runs["sequential"].results)
+        rows.append(("parity", "every bit"))
+    print(aligned("throughput", rows))
+
+    if parsed.json is not None:
+        record = {
+            "variants": [{**dataclasses.asdict(v.shape), "seed": v.seed} for v in variants],
+            "fits": [
+                {key: value for key, value in entry.items() if key not in ("t", "beta")}
+                for entry in first.to_dict()["results"]
+            ],
+            "build_seconds": first.build_seconds,
+            "parity": True if parsed.parity else None,
+            **{name: run.to_dict()["throughput"] for name, run in runs.items()},
+        }
+        pathlib.Path(parsed.json).write_text(json.dumps(_finite(record), indent=2) + "\n", encoding="utf-8")
+    return _SUCCESS if all(run.throughput.succeeded == len(variants) for run in runs.values()) else _FAILURE
 
 
 def _demo(parsed: argparse.Namespace) -> int:

@@ -300,19 +300,29 @@ class CorrectionError(ArrowError, RuntimeError):
 
 
 class InnerLoopError(ArrowError, RuntimeError):
-    """An inner fit ended without an accepted step.
+    """An inner loop ended without an accepted step, and without having converged.
 
     Attributes
     ----------
-    status : str
-        Status of the loop.
-    diagnostics : object
-        Account of the loop.
+    status : {'max_iterations', 'ridge_exhausted', 'no_progress'}
+        How it ended.
+    iterations : int
+        Attempts made.
+    rho : float
+        Gain ratio of the last attempt; NaN when no step was computed.
+    ridges_t, ridges_beta : tuple of float
+        The schedule, `iterations + 1` entries: the ridges of the first attempt, and what they became after each.
+    last_failure : str
+        Text of the last numerical failure; empty when steps were computed and rejected.
     """
 
-    fields = ("status", "diagnostics")
+    fields = ("status", "iterations", "rho", "ridges_t", "ridges_beta", "last_failure")
     status: str
-    diagnostics: Any
+    iterations: int
+    rho: float
+    ridges_t: tuple[float, ...]
+    ridges_beta: tuple[float, ...]
+    last_failure: str
 
 
 class DeviceError(ArrowError, RuntimeError):

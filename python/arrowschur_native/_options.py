@@ -338,7 +338,7 @@ class SolveOptions(_Options):
     memory_limit, device_memory_limit : int or None, default None
         Bytes of workspace and results, >= 0.
     frame_cache_entries : int, default 4
-        Device frames kept between solves, >= 0.
+        Factors (on a device: frames) that a resident workspace keeps, one per pair of ridges, >= 0.
     calibrate : {'off', 'cache', 'measure'}, default 'cache'
         Where the rates of the cost model come from: built-in values, a profile of this machine that is measured once
         and cached, or a new measurement.
@@ -433,6 +433,7 @@ class SolveOptions(_Options):
             policy=None if self.policy is None else self.policy._handle,
             expected_solves=int(self.expected_solves),
             memory_limit=None if self.memory_limit is None else int(self.memory_limit),
+            frame_cache_entries=int(self.frame_cache_entries),
             num_threads=None if self.num_threads is None else min(int(self.num_threads), 2**31 - 1),
         )
         object.__setattr__(self, "_handle", core)

@@ -11,12 +11,14 @@ from typing import Any
 from . import _core
 from ._arrays import Array
 from ._borders import BandedBorder
-from ._errors import InvalidArgument
+from ._errors import InvalidArgument, UnsupportedConfiguration
+from ._loop_shapes import ResidentShape, SweepVariant, whole_number
 from ._system import ArrowSystem
 
 __all__ = [
     "Fixture",
     "color_arm_fixture",
+    "color_arm_variant_matrix",
     "coupled_fixture",
     "qwen_fixture",
     "shape_fixture",
@@ -66,13 +68,6 @@ def _fixture(fields: dict[str, Any]) -> Fixture:
     return Fixture(**fields)
 
 
-def _integer(name: str, value: Any, lowest: int, limit: int) -> int:
-    number = None if isinstance(value, bool) else getattr(value, "__index__", lambda: None)()
-    if number is None or not lowest <= number < limit:
-        raise InvalidArgument(argument=name, got=f"{value!r:.80}", expected=f"an integer in {lowest}..{limit - 1}")
-    return int(number)
-
-
 def qwen_fixture(*, with_target: bool = True) -> Fixture:
     """Return the smooth reference system n=2000, d=2, k=2048 with a tridiagonal border stored dense.
 
@@ -116,7 +111,7 @@ def small_fixture(seed: int) -> Fixture:
     >>> round(asn.factorize(fixture.system()).log_det(), 9)
     31.152806516
     """
-    return _fixture(_core.small_fixture(_integer("seed", seed, 0, 2**64)))
+    return _fixture(_core.small_fixture(whole_number("seed", seed, 0, 2**64)))
 
 
 def shape_fixture(shape: Any, seed: int, *, with_target: bool = True) -> Fixture:
@@ -145,8 +140,8 @@ def shape_fixture(shape: Any, seed: int, *, with_target: bool = True) -> Fixture
         raise InvalidArgument(
             argument="shape", got=f"{shape!r:.80}", expected="four integers (n, k, basis_cols, d)"
         ) from None
-    n, k, basis_cols, d = (_integer("shape", size, 1, 2**31) for size in (n, k, basis_cols, d))
-    return _fixture(_core.shape_fixture(n, k, basis_cols, d, _integer("seed", seed, 0, 2**64), with_target))
+    n, k, basis_cols, d = (whole_number("shape", size, 1, 2**31) for size in (n, k, basis_cols, d))
+    return _fixture(_core.shape_fixture(n, k, basis_cols, d, whole_number("seed", seed, 0, 2**64), with_target))
 
 
 def coupled_fixture(n: int, d: int, k: int, seed: int, coupling: float = 0.9, border: str = "dense") -> Fixture:
@@ -182,5 +177,34 @@ def coupled_fixture(n: int, d: int, k: int, seed: int, coupling: float = 0.9, bo
         strength = -1.0
     if not 0 <= strength < 1:
         raise InvalidArgument(argument="coupling", got=f"{coupling!r:.80}", expected="a number in [0, 1)")
-    n, d, k = _integer("n", n, 0, 2**31), _integer("d", d, 0, 2**31), _integer("k", k, 0, 2**31)
-    return _fixture(_core.coupled_fixture(n, d, k, _integer("seed", seed, 0, 2**64), strength, border))
+    n, d, k = whole_number("n", n, 0, 2**31), whole_number("d", d, 0, 2**31), whole_number("k", k, 0, 2**31)
+    return _fixture(_core.coupled_fixture(n, d, k, whole_number("seed", seed, 0, 2**64), strength, border))
+
+
+def color_arm_variant_matrix(kind: str = "battery") -> tuple[SweepVariant, ...]:
+    """Return the variants of the color_arm shape over which sweeps are measured.
+
+    Parameters
+    ----------
+    kind : {'battery'}, default 'battery'
+        12 variants: for `K` in 1..4, `basis_cols` in 4, 8, 12, with a seed made from both.
+
+    Raises
+    ------
+    UnsupportedConfiguration
+        `kind` is `'full'`, the matrix over topologies, of a later version.
+    InvalidArgument
+        `kind` is something else.
+
+    Examples
+    --------
+    >>> import arrowschur_native as asn
+    >>> variants = asn.fixtures.color_arm_variant_matrix()
+    >>> len(variants), hex(variants[0].seed), variants[-1].shape.basis_cols
+    (12, '0x1017004000000104', 12)
+    """
+    if kind == "full":
+        raise UnsupportedConfiguration(feature="kind='full'", route="this version", hint="use kind='battery'")
+    if kind != "battery":
+        raise InvalidArgument(argument="kind", got=f"{kind!r:.80}", expected="'battery'")
+    return tuple(SweepVariant(ResidentShape(*shape), seed) for *shape, seed in _core.color_arm_variant_matrix())

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <span>
@@ -27,6 +28,9 @@ void register_results(py::module_& m);
 void register_system(py::module_& m);
 void register_newton(py::module_& m);
 void register_factor(py::module_& m);
+void register_telemetry(py::module_& m);
+void register_inner_loop(py::module_& m);
+void register_sweep(py::module_& m);
 void register_fixtures(py::module_& m);
 void register_build(py::module_& m);
 
@@ -88,6 +92,42 @@ FactorSet factor_set(const py::handle& name);
 
 // The options for a system of border width k: a callback that replaces the library's product learns its length here.
 SolveOptions options_for(const SolveOptions& options, Index k);
+Device device_of(const py::handle& name);
+
+// One of a table of (name, value), or InvalidArgument for `field`.
+template <class E>
+struct Named {
+  const char* name;
+  E value;
+};
+
+template <class Table>
+auto parse(const Table& table, const py::handle& value, const char* field) {
+  if (py::isinstance<py::str>(value)) {
+    const auto text = value.cast<std::string>();
+    for (const auto& entry : table) {
+      if (text == entry.name) return entry.value;
+    }
+  }
+  std::string expected = "one of ";
+  for (const auto& entry : table) {
+    if (&entry != &table.front()) expected += ", ";
+    expected += '\'' + std::string(entry.name) + '\'';
+  }
+  throw InvalidArgument(field, py::repr(value).cast<std::string>(), expected);
+}
+
+template <class Table, class E>
+const char* name_of(const Table& table, E value) {
+  for (const auto& entry : table) {
+    if (entry.value == value) return entry.name;
+  }
+  return "unknown";
+}
+
+// ---- errors ---------------------------------------------------------------------------------------------------------
+// The Python exception that a C++ exception becomes, as an object. Needs the GIL.
+py::object exception_object(const std::exception_ptr& error);
 
 // ---- plans ----------------------------------------------------------------------------------------------------------
 py::dict candidate_fields(const PlanCandidate& candidate);

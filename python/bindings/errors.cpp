@@ -1,7 +1,9 @@
 // C++ exceptions become the classes of arrowschur_native._errors, facts included.
 #include <array>
 #include <exception>
+#include <new>
 
+#include "arrowschur/inner_loop.hpp"
 #include "common.hpp"
 
 namespace arrowschur::python {
@@ -68,6 +70,12 @@ void translate(std::exception_ptr pending) {
     raise("DeviceUnavailableError", e, py::dict("stage"_a = e.stage, "code"_a = e.code, "reason"_a = e.reason));
   } catch (const DeviceError& e) {
     raise("DeviceError", e, py::dict("stage"_a = e.stage, "code"_a = e.code));
+  } catch (const InnerLoopError& e) {
+    const InnerLoopError::Facts& f = e.facts();
+    raise("InnerLoopError", e,
+          py::dict("status"_a = to_string(f.status), "iterations"_a = f.iterations, "rho"_a = f.rho,
+                   "ridges_t"_a = py::tuple(py::cast(f.ridges_t)), "ridges_beta"_a = py::tuple(py::cast(f.ridges_beta)),
+                   "last_failure"_a = f.last_failure));
   } catch (const Interrupted& e) {
     PyErr_SetString(PyExc_KeyboardInterrupt, e.what());
   } catch (const ArrowError& e) {
@@ -77,6 +85,19 @@ void translate(std::exception_ptr pending) {
 }
 
 }  // namespace
+
+py::object exception_object(const std::exception_ptr& error) {
+  try {
+    translate(error);
+  } catch (const py::error_already_set& e) {  // raised by a callback of the user
+    return e.value();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+  }
+  return py::error_already_set().value();
+}
 
 void register_errors(py::module_&) {
   py::register_exception_translator([](std::exception_ptr pending) {

@@ -61,6 +61,13 @@ void register_fixtures(py::module_& m) {
         return fields(released([&] { return coupled_fixture(n, d, k, seed, coupling, kind); }));
       },
       "n"_a, "d"_a, "k"_a, "seed"_a, "coupling"_a, "border"_a);
+  m.def("color_arm_variant_matrix", [] {
+    py::list variants;
+    for (const SweepVariant& v : color_arm_variant_matrix()) {
+      variants.append(py::make_tuple(v.shape.n, v.shape.p, v.shape.basis_cols, v.shape.d, v.seed));
+    }
+    return variants;
+  });
   m.def(
       "splitmix64",
       [](std::uint64_t seed, Index count) {

@@ -11,6 +11,9 @@ PYBIND11_MODULE(_core, m) {
   register_system(m);
   register_newton(m);
   register_factor(m);
+  register_telemetry(m);
+  register_inner_loop(m);
+  register_sweep(m);
   register_fixtures(m);
   register_build(m);
 }

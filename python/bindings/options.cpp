@@ -7,12 +7,6 @@
 namespace arrowschur::python {
 namespace {
 
-template <class E>
-struct Named {
-  const char* name;
-  E value;
-};
-
 constexpr std::array kModes{Named<Mode>{"auto", Mode::automatic}, Named<Mode>{"direct", Mode::direct},
                             Named<Mode>{"sqrt_ba", Mode::sqrt_ba}, Named<Mode>{"low_rank", Mode::low_rank},
                             Named<Mode>{"inexact_pcg", Mode::inexact_pcg}};
@@ -45,30 +39,6 @@ auto preconditioners() {
   return table;
 }
 
-template <class Table>
-auto parse(const Table& table, const py::handle& value, const char* field) {
-  if (py::isinstance<py::str>(value)) {
-    const auto text = value.cast<std::string>();
-    for (const auto& entry : table) {
-      if (text == entry.name) return entry.value;
-    }
-  }
-  std::string expected = "one of ";
-  for (const auto& entry : table) {
-    if (&entry != &table.front()) expected += ", ";
-    expected += '\'' + std::string(entry.name) + '\'';
-  }
-  throw InvalidArgument(field, py::repr(value).cast<std::string>(), expected);
-}
-
-template <class Table, class E>
-const char* name_of(const Table& table, E value) {
-  for (const auto& entry : table) {
-    if (entry.value == value) return entry.name;
-  }
-  return "unknown";
-}
-
 template <class Options>
 Options checked(Options options) {
   if (auto complaint = check(options)) throw InvalidArgument(complaint->field, complaint->value, complaint->rule);
@@ -93,6 +63,8 @@ SolveOptions options_for(const SolveOptions& options, Index k) {
   if (auto* apply = bound.schur_apply.target<SchurApply>()) apply->k = k;
   return bound;
 }
+
+Device device_of(const py::handle& name) { return parse(kDevices, name, "device"); }
 
 void register_options(py::module_& m) {
   using namespace py::literals;
@@ -126,39 +98,40 @@ void register_options(py::module_& m) {
           "The defaults of the C++ struct.");
 
   py::class_<SolveOptions>(m, "SolveOptions", "Validated options of the core.")
-      .def(
-          py::init([](const py::object& mode, const py::object& device, const py::object& precision, bool certificate,
-                      std::optional<double> certificate_tolerance, const py::object& guards, const py::object& row_lift,
-                      bool tolerate_ill_conditioning, const PcgOptions& pcg, const TrustRegionOptions& trust_region,
-                      const py::object& preconditioner, bool accept_truncated, std::optional<double> schur_pd_floor,
-                      const py::object& schur_apply, const py::object& calibrate, const py::object& policy,
-                      Index expected_solves, std::optional<Index> memory_limit, std::optional<int> num_threads) {
-            SolveOptions o;
-            o.mode = parse(kModes, mode, "mode");
-            o.device = parse(kDevices, device, "device");
-            o.precision = parse(kPrecisions, precision, "precision");
-            o.certificate = certificate;
-            o.certificate_tolerance = certificate_tolerance;
-            o.guards = parse(kGuards, guards, "guards");
-            o.row_lift = parse(kRowLifts, row_lift, "row_lift");
-            o.tolerate_ill_conditioning = tolerate_ill_conditioning;
-            o.pcg = pcg;
-            o.trust_region = trust_region;
-            o.preconditioner = parse(preconditioners(), preconditioner, "preconditioner");
-            o.accept_truncated = accept_truncated;
-            o.schur_pd_floor = schur_pd_floor;
-            if (!schur_apply.is_none()) o.schur_apply = SchurApply{Callback(schur_apply, "schur_apply")};
-            o.calibrate = parse(kCalibrations, calibrate, "calibrate");
-            if (!policy.is_none()) o.policy = policy.cast<std::shared_ptr<DispatchPolicy>>();
-            o.expected_solves = expected_solves;
-            o.memory_limit = memory_limit;
-            o.num_threads = num_threads;
-            return checked(std::move(o));
-          }),
-          py::kw_only(), "mode"_a, "device"_a, "precision"_a, "certificate"_a, "certificate_tolerance"_a, "guards"_a,
-          "row_lift"_a, "tolerate_ill_conditioning"_a, "pcg"_a, "trust_region"_a, "preconditioner"_a,
-          "accept_truncated"_a, "schur_pd_floor"_a, "schur_apply"_a, "calibrate"_a, "policy"_a, "expected_solves"_a,
-          "memory_limit"_a, "num_threads"_a)
+      .def(py::init([](const py::object& mode, const py::object& device, const py::object& precision, bool certificate,
+                       std::optional<double> certificate_tolerance, const py::object& guards,
+                       const py::object& row_lift, bool tolerate_ill_conditioning, const PcgOptions& pcg,
+                       const TrustRegionOptions& trust_region, const py::object& preconditioner, bool accept_truncated,
+                       std::optional<double> schur_pd_floor, const py::object& schur_apply, const py::object& calibrate,
+                       const py::object& policy, Index expected_solves, std::optional<Index> memory_limit,
+                       Index frame_cache_entries, std::optional<int> num_threads) {
+             SolveOptions o;
+             o.mode = parse(kModes, mode, "mode");
+             o.device = parse(kDevices, device, "device");
+             o.precision = parse(kPrecisions, precision, "precision");
+             o.certificate = certificate;
+             o.certificate_tolerance = certificate_tolerance;
+             o.guards = parse(kGuards, guards, "guards");
+             o.row_lift = parse(kRowLifts, row_lift, "row_lift");
+             o.tolerate_ill_conditioning = tolerate_ill_conditioning;
+             o.pcg = pcg;
+             o.trust_region = trust_region;
+             o.preconditioner = parse(preconditioners(), preconditioner, "preconditioner");
+             o.accept_truncated = accept_truncated;
+             o.schur_pd_floor = schur_pd_floor;
+             if (!schur_apply.is_none()) o.schur_apply = SchurApply{Callback(schur_apply, "schur_apply")};
+             o.calibrate = parse(kCalibrations, calibrate, "calibrate");
+             if (!policy.is_none()) o.policy = policy.cast<std::shared_ptr<DispatchPolicy>>();
+             o.expected_solves = expected_solves;
+             o.memory_limit = memory_limit;
+             o.frame_cache_entries = frame_cache_entries;
+             o.num_threads = num_threads;
+             return checked(std::move(o));
+           }),
+           py::kw_only(), "mode"_a, "device"_a, "precision"_a, "certificate"_a, "certificate_tolerance"_a, "guards"_a,
+           "row_lift"_a, "tolerate_ill_conditioning"_a, "pcg"_a, "trust_region"_a, "preconditioner"_a,
+           "accept_truncated"_a, "schur_pd_floor"_a, "schur_apply"_a, "calibrate"_a, "policy"_a, "expected_solves"_a,
+           "memory_limit"_a, "frame_cache_entries"_a, "num_threads"_a)
       .def_static(
           "defaults",
           [] {
@@ -172,7 +145,7 @@ void register_options(py::module_& m) {
                             "schur_pd_floor"_a = o.schur_pd_floor, "schur_apply"_a = py::none(),
                             "calibrate"_a = name_of(kCalibrations, o.calibrate), "policy"_a = py::none(),
                             "expected_solves"_a = o.expected_solves, "memory_limit"_a = o.memory_limit,
-                            "num_threads"_a = o.num_threads);
+                            "frame_cache_entries"_a = o.frame_cache_entries, "num_threads"_a = o.num_threads);
           },
           "The defaults of the C++ struct, for the test that compares them with the dataclass.");
 

@@ -36,3 +36,22 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """The records of the library's logger."""
     caplog.set_level(logging.DEBUG, logger="arrowschur_native")
     return caplog
+
+
+# Skips for want of a device are counted by this marker: its spelling is fixed.
+NO_DEVICE = "SKIPPED(no-device): "
+
+
+@pytest.fixture
+def device() -> None:
+    """For tests that need a device."""
+    info = asn.device_info()
+    if not info["available"]:
+        pytest.skip(NO_DEVICE + info["reason"])
+
+
+@pytest.fixture
+def no_device() -> None:
+    """For tests of what happens without a device."""
+    if asn.device_info()["available"]:
+        pytest.skip("this host has a device")

@@ -76,7 +76,25 @@ def test_solve_escalates_when_asked(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json_of(capsys)["diagnostics"]["ridge_escalations"] > 0
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["solve", "--help"], ["demo", "--help"]])
+def test_sweep_prints_a_table_and_both_throughputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sweep.json"
+    arguments = ["sweep", "--shape", "20,6,2,2", "--seeds", "1", "0x22", "3", "--workers", "2", "--parity"]
+    assert main([*arguments, "--json", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("converged") == 3
+    for word in ("fit", "status", "iterations", "objective", "path", "multiplexed", "sequential", "ratio", "every bit"):
+        assert word in text
+    report = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert [entry["seed"] for entry in report["variants"]] == [1, 0x22, 3]
+    assert [entry["execution_path"] for entry in report["fits"]] == ["cpu"] * 3
+    assert report["multiplexed"]["succeeded"] == report["sequential"]["succeeded"] == 3
+    assert report["parity"] is True
+
+    assert main(["sweep", "--shape", "20,6,2,2", "--seeds", "1", "--sequential"]) == 0
+    assert "multiplexed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["solve", "--help"], ["demo", "--help"], ["sweep", "--help"]])
 def test_help_is_a_success(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert "usage" in capsys.readouterr().out
@@ -130,6 +148,13 @@ def test_too_little_memory_is_a_failure_with_bytes(saved: str, capsys: pytest.Ca
         ["solve"],
         ["solve", "there-is-no-such-file.npz"],
         ["demo", "no_such_demo"],
+        ["sweep", "--shape", "round"],
+        ["sweep", "--shape", "4,0,1,2"],
+        ["sweep", "--shape", "4,3,1,2", "--seeds", "one"],
+        ["sweep", "--shape", "4,3,1,2", "--seeds", "-1"],
+        ["sweep", "--shape", "4,3,1,2", "--workers", "0"],
+        ["sweep", "--shape", "4,3,1,2", "--sequential", "--parity"],
+        ["sweep", "--shape", "4,3,1,2", "--json", "no/such/folder.json"],
     ],
 )
 def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

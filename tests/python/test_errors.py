@@ -50,6 +50,7 @@ FIELDS: dict[type[asn.ArrowError], tuple[str, ...]] = {
     asn.NegativeCurvature: ("kind", "diagnostics", "curvature", "direction_norm_sq", "direction"),
     asn.CertificateError: ("backward_error", "tolerance"),
     asn.CorrectionError: ("attempts", "last_reason"),
+    asn.InnerLoopError: ("status", "iterations", "rho", "ridges_t", "ridges_beta", "last_failure"),
     asn.DeviceError: ("stage", "code"),
     asn.DeviceUnavailableError: ("stage", "code", "reason"),
 }

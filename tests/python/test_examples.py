@@ -86,6 +86,38 @@ def test_crossed_model_finds_what_was_simulated() -> None:
     np.testing.assert_allclose(theta[:2], [0.25, 0.4], atol=0.08)
 
 
+# ---- sweep -----------------------------------------------------------------------------------------------------------
+
+
+def test_sweep_prints_its_table_and_says_whether_it_could_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = example("sweep")
+    small = sweep.workspaces
+    monkeypatch.setattr(sweep, "workspaces", lambda: small(20, 2, 30))
+    blocks: list[tuple[str, list[tuple[str, str]]]] = []
+    path = tmp_path / "sweep.png"
+    sweep.demo(lambda title, rows: blocks.append((title, rows)), path)
+    ((title, rows),) = blocks
+    assert title
+    table = dict(rows)
+    fits = [table[f"fit {i}"].split() for i in range(12)]
+    assert all(fit[0] == "converged" and fit[-1] == "cpu" and int(fit[1]) > 1 for fit in fits)
+    assert len({fit[3] for fit in fits}) == 12
+    assert table["bits"] == "every run equals the sequential one"
+    assert first_number(table["1 worker(s)"]) > 0
+    assert path.exists() != ("pip install matplotlib" in table["plot"])
+
+
+def test_sweep_without_matplotlib_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = example("sweep")
+    small = sweep.workspaces
+    monkeypatch.setattr(sweep, "workspaces", lambda: small(5, 2, 6))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    rows: list[tuple[str, str]] = []
+    sweep.demo(lambda title, found: rows.extend(found), tmp_path / "sweep.png")
+    assert "pip install matplotlib" in dict(rows)["plot"]
+    assert not list(tmp_path.iterdir())
+
+
 # ---- every demonstration ---------------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,19 @@ OUTSIDE: list[tuple[type, str, Any]] = [
     (asn.MixedOptions, "tolerance", 0.0),
     (asn.MixedOptions, "kappa_margin", 0.0),
     (asn.MixedOptions, "kappa_margin", math.nextafter(1.0, 2.0)),
+    (asn.InnerOptions, "max_iterations", 0),
+    (asn.InnerOptions, "convergence_tolerance", 0.0),
+    (asn.InnerOptions, "convergence_tolerance", math.nan),
+    (asn.InnerOptions, "initial_ridge_t", -1e-300),
+    (asn.InnerOptions, "initial_ridge_t", math.inf),
+    (asn.InnerOptions, "initial_ridge_beta", -1.0),
+    (asn.InnerOptions, "lm_grow", 1.0),
+    (asn.InnerOptions, "lm_shrink", 0.0),
+    (asn.InnerOptions, "lm_shrink", math.nextafter(1.0, 2.0)),
+    (asn.InnerOptions, "max_ridge", 0.0),
+    (asn.InnerOptions, "convergence", "soon"),
+    (asn.InnerOptions, "shrink_rule", None),
+    (asn.InnerOptions, "solve", {}),
     (asn.EscalationOptions, "initial_ridge", 0.0),
     (asn.EscalationOptions, "initial_ridge", math.inf),
     (asn.EscalationOptions, "ridge_growth", 1.0),
@@ -113,6 +126,9 @@ INSIDE: list[tuple[type, str, Any]] = [
     (asn.TrustRegionOptions, "relative_tolerance", 0.0),
     (asn.MixedOptions, "max_refinement_steps", 0),
     (asn.MixedOptions, "kappa_margin", 1.0),
+    (asn.InnerOptions, "max_iterations", 2**40),
+    (asn.InnerOptions, "lm_shrink", 1.0),
+    (asn.InnerOptions, "solve", asn.SolveOptions(mode="direct")),
     (asn.EscalationOptions, "initial_ridge", 1),
     (asn.EscalationOptions, "max_escalations", 0),
     (asn.ProximalOptions, "initial_ridge", 0.0),
@@ -177,14 +193,16 @@ def test_a_pickled_option_reaches_the_core() -> None:
     assert asn.newton_step(HAND.system(), options=options).route == "sqrt_ba"
 
 
-@pytest.mark.parametrize("cls", [asn.SolveOptions, asn.EscalationOptions, asn.PcgOptions, asn.TrustRegionOptions])
+@pytest.mark.parametrize(
+    "cls", [asn.SolveOptions, asn.EscalationOptions, asn.PcgOptions, asn.TrustRegionOptions, asn.InnerOptions]
+)
 def test_defaults_are_those_of_the_core(cls: type) -> None:
     python = cls()
     core = getattr(_core, cls.__name__).defaults()
     for name, value in core.items():
         assert getattr(python, name) == value, name
-    nested = {"pcg", "trust_region"}  # compared by their own classes
-    later = {"mixed", "streaming_chunk_size", "device_memory_limit", "frame_cache_entries"}
+    nested = {"pcg", "trust_region", "solve"}  # compared by their own classes
+    later = {"mixed", "streaming_chunk_size", "device_memory_limit"}
     assert {f.name for f in dataclasses.fields(cls) if f.init} - nested - later == set(core)
 
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "arrowschur/inner_loop.hpp"
 #include "arrowschur/system.hpp"
 
 namespace arrowschur::fixtures {
@@ -43,5 +44,13 @@ FixtureData color_arm_fixture(bool with_target = true);  // n 180, k 5120, basis
 FixtureData small_fixture(std::uint64_t seed);           // n 8, k 4, basis 2, d 2
 // Random system whose cross block matters: coupling in (0, 1) moves S towards singular. The benchmark fixture.
 FixtureData coupled_fixture(Index n, Index d, Index k, std::uint64_t seed, double coupling, BorderKind border);
+
+// One fit of a sweep: shape_fixture() of this shape and seed.
+struct SweepVariant {
+  ResidentShape shape;
+  std::uint64_t seed = 0;
+};
+// The battery: K = 1..4 by 4, 8, 12 basis functions, color_arm otherwise; K reaches the seed only.
+std::vector<SweepVariant> color_arm_variant_matrix();
 
 }  // namespace arrowschur::fixtures

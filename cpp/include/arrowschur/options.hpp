@@ -81,6 +81,7 @@ struct SolveOptions {
   Index expected_solves = 1;  // N of the time model: solves per factor
   std::optional<Index> memory_limit;  // bytes of workspace and results; >= 0
   std::optional<int> num_threads;  // >= 1; none: the library's setting
+  Index frame_cache_entries = 4;  // >= 0: factors that a resident workspace keeps, one per pair of ridges
 };
 [[nodiscard]] std::optional<Complaint> check(const SolveOptions&);
 

@@ -11,7 +11,6 @@ namespace arrowschur::policy {
 namespace {
 
 constexpr const char* kVariable = "ARROWSCHUR_DEVICE";
-constexpr const char* kNoBackend = "this build has no CUDA backend";
 
 std::atomic<Size> g_availability_requests{0}, g_process_ns{0};
 

@@ -5,6 +5,8 @@
 
 namespace arrowschur::policy {
 
+inline constexpr const char* kNoBackend = "this build has no CUDA backend";
+
 // What a seam tells about one call.
 struct DeviceQuestion {
   const char* missing = nullptr;  // what no device kernel of this route can do; null: nothing

@@ -1,5 +1,7 @@
 #include "plan/memory.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -119,6 +121,15 @@ Index structured_peak_bytes(const PlanCandidate& candidate, const StructuredMemo
       break;
   }
   return saturated(kept + border + std::max(scratch, certify) + kSmallBytes);
+}
+
+Index machine_budget() noexcept {
+  static const Index bytes = [] {
+    const auto pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? static_cast<Index>(pages) * static_cast<Index>(size) / 5 * 4
+                                 : std::numeric_limits<Index>::max();
+  }();
+  return bytes;
 }
 
 }  // namespace arrowschur

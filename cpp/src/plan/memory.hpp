@@ -24,4 +24,6 @@ struct StructuredMemory {
 };
 Index structured_peak_bytes(const PlanCandidate&, const StructuredMemory&, bool float32_whitened) noexcept;
 
+Index machine_budget() noexcept;  // four fifths of the physical memory
+
 }  // namespace arrowschur

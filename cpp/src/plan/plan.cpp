@@ -5,8 +5,6 @@
 #include <limits>
 #include <utility>
 
-#include <unistd.h>
-
 #include "arrowschur/error.hpp"
 #include "arrowschur/profile.hpp"
 #include "plan/device_mode.hpp"
@@ -28,16 +26,6 @@ constexpr Index kThinBorder = 512;  // below: fused chunks of rows; above: one s
 // condition number of 200 (sqrt(kappa) / 2 * log(2e12)). An unknown that is guessed on the careful side: the exact routes
 // have no such risk.
 constexpr Index kExpectedIterations = 200;
-
-// Four fifths of the physical memory.
-Index machine_budget() {
-  static const Index bytes = [] {
-    const auto pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-    return pages > 0 && size > 0 ? static_cast<Index>(pages) * static_cast<Index>(size) / 5 * 4
-                                 : std::numeric_limits<Index>::max();
-  }();
-  return bytes;
-}
 
 void require_shape(const ProblemShape& s) {
   const std::pair<Index, const char*> sizes[] = {

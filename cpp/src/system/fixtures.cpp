@@ -219,4 +219,16 @@ FixtureData coupled_fixture(Index n, Index d, Index k, std::uint64_t seed, doubl
   return f;
 }
 
+std::vector<SweepVariant> color_arm_variant_matrix() {
+  std::vector<SweepVariant> variants;
+  for (std::uint64_t components = 1; components <= 4; ++components) {
+    for (const Index basis_cols : {4, 8, 12}) {
+      ResidentShape shape = ResidentShape::color_arm();
+      shape.basis_cols = basis_cols;
+      variants.push_back({shape, 0x1017004000000000u ^ (components << 8) ^ static_cast<std::uint64_t>(basis_cols)});
+    }
+  }
+  return variants;
+}
+
 }  // namespace arrowschur::fixtures

@@ -134,6 +134,9 @@ std::optional<Complaint> check(const SolveOptions& o) {
   if (o.num_threads && *o.num_threads < 1) {
     return Complaint{"num_threads", std::to_string(*o.num_threads), "none or an integer >= 1"};
   }
+  if (o.frame_cache_entries < 0) {
+    return Complaint{"frame_cache_entries", std::to_string(o.frame_cache_entries), "an integer >= 0"};
+  }
   return std::nullopt;
 }
 

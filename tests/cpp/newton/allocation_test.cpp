@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arrowschur/factor.hpp"
+#include "arrowschur/inner_loop.hpp"
 #include "arrowschur/newton.hpp"
 #include "arrowschur/threads.hpp"
 #include "check.hpp"
@@ -177,6 +178,23 @@ TEST(ARepeatedStepTouchesNoFreshLargeMemory) {
     newton_step(system, {0.5, 0.25}, options);
     CHECK_EQUAL(g_large.load() - before, 0L);
   }
+}
+
+// The factor is kept and the ridge stays: ten more iterations of a fit allocate nothing.
+TEST(AnIterateOfTheInnerLoopAllocatesNothing) {
+  const auto data = support::definite(std::vector<Index>(200, 3), 96, 1);
+  ResidentWorkspace workspace = ResidentWorkspace::from_system(ArrowSystem::make(data.parts()));
+  InnerOptions options;
+  options.solve.num_threads = 1;
+  options.solve.mode = Mode::direct;
+  options.initial_ridge_t = options.initial_ridge_beta = 20.0;
+  options.lm_shrink = 1.0;
+  const auto made = [&](int iterations) {
+    options.max_iterations = iterations;
+    return count([&] { CHECK_EQUAL(workspace.fit(options).iterations, iterations); });
+  };
+  made(12);
+  CHECK_EQUAL(made(12), made(2));
 }
 
 #ifdef SEES_BUFFERS

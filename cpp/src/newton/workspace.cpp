@@ -1,0 +1,288 @@
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <string_view>
+#include <utility>
+
+#include "arrowschur/inner_loop.hpp"
+#include "arrowschur/policy.hpp"
+#include "linalg/pool.hpp"
+#include "newton/dense_reference.hpp"
+#include "newton/inner_loop.hpp"
+#include "newton/kept_factors.hpp"
+#include "newton/resident_shape.hpp"
+#include "newton/solver.hpp"
+#include "plan/device_mode.hpp"
+#include "system/validate.hpp"
+#include "telemetry.hpp"
+
+namespace arrowschur {
+namespace {
+
+double half_square(std::span<const double> x) {
+  constexpr std::size_t kRun = 1024;
+  double total = 0.0;
+  for (std::size_t begin = 0; begin < x.size(); begin += kRun) {
+    double run = 0.0;
+    for (std::size_t i = begin; i < std::min(x.size(), begin + kRun); ++i) run += x[i] * x[i];
+    total += run;
+  }
+  return 0.5 * total;
+}
+
+bool has_callbacks(const ArrowSystem& s) {
+  const auto& terms = s.border().terms;
+  return std::holds_alternative<OperatorCross>(s.cross()) ||
+         std::any_of(terms.begin(), terms.end(),
+                     [](const BorderTerm& t) { return std::holds_alternative<OperatorBorder>(t); });
+}
+
+void check_loop_options(const InnerOptions& options) {
+  newton::check_inner_options(options);
+  if (options.solve.trust_region.bounded()) {
+    throw UnsupportedConfiguration("a trust-region radius", "", "the inner loop bounds its steps by its ridges");
+  }
+  if (options.solve.schur_apply) {
+    throw UnsupportedConfiguration("schur_apply", "", "a product of the caller's belongs to one pair of ridges");
+  }
+}
+
+void check_gradients(const ArrowSystem& s, std::span<const BaseGradient> gradients) {
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    const std::string entry = "gradients[" + std::to_string(i) + "].";
+    newton::check_vector((entry + "g_t").c_str(), gradients[i].g_t, s.total_dim());
+    newton::check_vector((entry + "g_beta").c_str(), gradients[i].g_beta, s.k());
+  }
+}
+
+// What a `device_` method does where there is none: the error of device='required'.
+[[noreturn]] void refuse_device() {
+  policy::consider_device(Device::required, {});
+  throw DeviceUnavailableError(policy::kNoBackend);
+}
+
+std::vector<double> joined(const newton::Gradient& g) {
+  std::vector<double> x = g.t;
+  x.insert(x.end(), g.beta.begin(), g.beta.end());
+  return x;
+}
+
+}  // namespace
+
+struct ResidentWorkspace::Impl {
+  Impl(const ResidentShape& s, ArrowSystem slabs, double objective, Index others)
+      : shape(s), system(std::move(slabs)), objective_at_zero(objective), other_bytes(others), provider(system) {}
+
+  // Where a production call runs. This build has the CPU only: the answer is that, or the error of a caller who requires
+  // a device. A call that was large enough to ask for one is counted.
+  void choose_device(Device device) {
+    policy::DeviceQuestion question;
+    if (has_callbacks(system)) question.missing = "callbacks run on the host";
+    question.cpu_seconds = provider.cache().plan().predicted_seconds;
+    question.admissible = can_be_bound();
+    const policy::Decision decision = policy::consider_device(device, question);
+    if (std::string_view(decision.reason) != "runtime_unavailable") return;
+    Telemetry work;
+    work.cpu_fallbacks = 1;
+    work.fallback_reasons.push_back(decision.reason);
+    provider.cache().count(work);
+  }
+  bool can_be_bound() const {
+    const auto size = [](Index i) { return static_cast<policy::Size>(i); };
+    const policy::Operation rows{policy::OperationKind::small_batched_potrf, {size(shape.d), size(shape.n)}};
+    const policy::Operation product{policy::OperationKind::gemm, {size(shape.p), size(shape.p), size(shape.basis())}};
+    return policy::admissible_under_any_policy(rows) || policy::admissible_under_any_policy(product);
+  }
+
+  // One call of a loop, of however many gradients: its options, its factors and where it runs.
+  void prepare(const InnerOptions& options, Device device) {
+    provider.cache().take_telemetry();  // of calls that had no outcome to put it in
+    provider.cache().configure(options.solve);
+    choose_device(device == Device::automatic ? options.solve.device : device);
+  }
+  InnerFit run(std::span<const double> g_t, std::span<const double> g_beta, const InnerOptions& options) {
+    InnerFit fit = newton::run_inner_loop(provider, g_t, g_beta, objective_at_zero, options);
+    fit.telemetry = provider.cache().take_telemetry();
+    return fit;
+  }
+  void forget_unwanted() noexcept {
+    if (provider.cache().options().frame_cache_entries == 0) provider.cache().clear();
+  }
+
+  // A step without its vectors.
+  InnerStep step_at_zero() const {
+    InnerStep step;
+    step.objective = objective_at_zero;
+    step.gradient_norm = system.gradient_norm();
+    return step;
+  }
+
+  ResidentShape shape;
+  ArrowSystem system;
+  double objective_at_zero;
+  Index other_bytes;  // of target, basis and gates
+  std::mutex mutex;
+  newton::KeptFactorProvider provider;
+};
+
+ResidentWorkspace::ResidentWorkspace(const ResidentShape& shape, std::span<const double> target,
+                                     std::span<const double> basis, std::span<const double> gates, ArrowSystem slabs) {
+  newton::require_dimensions(shape);
+  const std::size_t others = target.size() + basis.size() + gates.size();
+  newton::require_length("target", static_cast<Index>(target.size()), shape.target());
+  newton::require_length("basis", static_cast<Index>(basis.size()), shape.basis());
+  newton::require_length("gates", static_cast<Index>(gates.size()), shape.gates());
+  newton::require_slabs(shape, slabs);
+  const Index bad = validate::first_non_finite(target.data(), static_cast<Index>(target.size()));
+  if (bad >= 0) {
+    throw InvalidArgument(
+        "target", validate::describe(target[static_cast<std::size_t>(bad)]) + " at index " + std::to_string(bad),
+        "finite entries");
+  }
+  impl_ =
+      std::make_unique<Impl>(shape, std::move(slabs), half_square(target), static_cast<Index>(others * sizeof(double)));
+}
+
+ResidentWorkspace::ResidentWorkspace(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ResidentWorkspace::ResidentWorkspace(ResidentWorkspace&&) noexcept = default;
+ResidentWorkspace& ResidentWorkspace::operator=(ResidentWorkspace&&) noexcept = default;
+ResidentWorkspace::~ResidentWorkspace() = default;
+
+ResidentWorkspace ResidentWorkspace::from_system(ArrowSystem system, double objective_at_zero) {
+  const ResidentShape shape{system.n(), system.k(), 1, system.max_dim()};
+  newton::require_dimensions(shape);
+  if (system.total_dim() != system.n() * system.max_dim()) {
+    throw InvalidArgument("system", "rows of different sizes", "rows of one size");
+  }
+  if (!std::isfinite(objective_at_zero)) {
+    throw InvalidArgument("objective_at_zero", validate::describe(objective_at_zero), "a finite number");
+  }
+  return ResidentWorkspace(std::make_unique<Impl>(shape, std::move(system), objective_at_zero, 0));
+}
+
+const ResidentShape& ResidentWorkspace::shape() const noexcept { return impl_->shape; }
+const ArrowSystem& ResidentWorkspace::system() const noexcept { return impl_->system; }
+double ResidentWorkspace::objective_at_zero() const noexcept { return impl_->objective_at_zero; }
+Index ResidentWorkspace::host_shadow_bytes() const noexcept {
+  return newton::slab_bytes(impl_->system) + impl_->other_bytes;
+}
+Index ResidentWorkspace::frame_upload_bytes() const noexcept { return newton::slab_bytes(impl_->system); }
+Index ResidentWorkspace::resident_device_bytes() const noexcept { return 0; }
+bool ResidentWorkspace::device_resident() const noexcept { return false; }
+const char* ResidentWorkspace::device_reason() const noexcept { return policy::kNoBackend; }
+
+void ResidentWorkspace::release_factors() noexcept {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->provider.cache().clear();
+}
+
+InnerFit ResidentWorkspace::fit(const InnerOptions& options, Device device) {
+  check_loop_options(options);
+  const std::lock_guard lock(impl_->mutex);
+  const linalg::ThreadScope threads(options.solve.num_threads);
+  impl_->prepare(options, device);
+  const newton::Gradient g = newton::gradient_of(impl_->system);
+  InnerFit fit = impl_->run(g.t, g.beta, options);
+  impl_->forget_unwanted();
+  return fit;
+}
+
+OuterSequence ResidentWorkspace::fit_outer_sequence(std::span<const BaseGradient> gradients,
+                                                    const InnerOptions& options, Device device) {
+  check_loop_options(options);
+  check_gradients(impl_->system, gradients);
+  const std::lock_guard lock(impl_->mutex);
+  const linalg::ThreadScope threads(options.solve.num_threads);
+  impl_->prepare(options, device);
+  OuterSequence out;
+  out.fits.reserve(gradients.size());
+  for (const BaseGradient& g : gradients) {
+    out.fits.push_back(impl_->run(g.g_t, g.g_beta, options));
+    out.factorizations += out.fits.back().telemetry.factorizations;
+  }
+  impl_->forget_unwanted();
+  return out;
+}
+
+InnerStep ResidentWorkspace::inner_iteration(double ridge_t, double ridge_beta, Device device) {
+  const Ridges ridges{ridge_t, ridge_beta};
+  newton::check_ridges(impl_->system, ridges);
+  const std::lock_guard lock(impl_->mutex);
+  newton::FactorCache& cache = impl_->provider.cache();
+  cache.configure({});
+  impl_->choose_device(device);
+  const newton::FactorResult result = cache.get(ridge_t, ridge_beta);
+  if (result.factor == nullptr) result.raise();
+  SolveDiagnostics diagnostics;
+  diagnostics.plan = cache.plan();
+  diagnostics.kappa_schur = result.factor->kappa_schur;
+  NewtonStep newton = newton::step_on(*result.factor->frame, ridges, ridges, cache.options(),
+                                      newton::gradient_of(impl_->system), true, std::move(diagnostics));
+  InnerStep step = impl_->step_at_zero();
+  step.delta_t = std::move(newton.delta_t);
+  step.delta_beta = std::move(newton.delta_beta);
+  step.log_det_hessian = result.factor->log_det;
+  step.certificate = newton.diagnostics.backward_error;
+  return step;
+}
+
+InnerStep ResidentWorkspace::one_inner_iteration(double ridge_t, double ridge_beta) {
+  return inner_iteration(ridge_t, ridge_beta, Device::required);
+}
+
+InnerFit ResidentWorkspace::device_fit(const InnerOptions& options) {
+  check_loop_options(options);
+  refuse_device();
+}
+InnerFit ResidentWorkspace::device_reupload_fit(const InnerOptions& options) {
+  check_loop_options(options);
+  refuse_device();
+}
+OuterSequence ResidentWorkspace::device_fit_outer_sequence(std::span<const BaseGradient> gradients,
+                                                           const InnerOptions& options) {
+  check_loop_options(options);
+  check_gradients(impl_->system, gradients);
+  refuse_device();
+}
+
+InnerFit ResidentWorkspace::cpu_reference_fit(const InnerOptions& options) const {
+  const newton::Gradient g = newton::gradient_of(impl_->system);
+  const BaseGradient own{g.t, g.beta};
+  return std::move(cpu_reference_fit_outer_sequence({&own, 1}, options).fits.front());
+}
+
+OuterSequence ResidentWorkspace::cpu_reference_fit_outer_sequence(std::span<const BaseGradient> gradients,
+                                                                  const InnerOptions& options) const {
+  check_loop_options(options);
+  check_gradients(impl_->system, gradients);
+  const linalg::ThreadScope threads(options.solve.num_threads);
+  newton::DenseReferenceProvider provider(impl_->system, options.solve.memory_limit);
+  OuterSequence out;
+  out.fits.reserve(gradients.size());
+  for (const BaseGradient& g : gradients) {
+    InnerFit fit = newton::run_inner_loop(provider, g.g_t, g.g_beta, impl_->objective_at_zero, options);
+    fit.telemetry = provider.take_telemetry();
+    out.factorizations += fit.telemetry.factorizations;
+    out.fits.push_back(std::move(fit));
+  }
+  return out;
+}
+
+InnerStep ResidentWorkspace::cpu_reference_step(double ridge_t, double ridge_beta) const {
+  newton::check_ridges(impl_->system, {ridge_t, ridge_beta});
+  newton::DenseMatrix matrix(impl_->system, std::nullopt);
+  if (const auto pivot = matrix.factor(ridge_t, ridge_beta)) matrix.raise(*pivot);
+  std::vector<double> b = joined(newton::gradient_of(impl_->system));
+  for (double& v : b) v = -v;
+  std::vector<double> x = b;
+  matrix.solve(x.data());
+  const auto border = x.begin() + static_cast<std::ptrdiff_t>(impl_->system.total_dim());
+  InnerStep step = impl_->step_at_zero();
+  step.delta_t.assign(x.begin(), border);
+  step.delta_beta.assign(border, x.end());
+  step.log_det_hessian = matrix.log_det();
+  step.certificate = matrix.backward_error(x, b);
+  return step;
+}
+
+}  // namespace arrowschur
