@@ -61,10 +61,13 @@ def plot(runs: dict[int, asn.SweepResult], path: str | Path) -> None:
 
     counts = list(runs)
     rates = [run.throughput.fits_per_second for run in runs.values()]
+    proportion = [rates[0] * count / counts[0] for count in counts]
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="workers", ylabel="fits per second", ylim=(0, 1.1 * max(rates)), xticks=counts)
-    axes.plot(counts, [rates[0] * count / counts[0] for count in counts], "--", color="0.6", label="in proportion")
+    axes = figure.add_subplot(
+        xlabel="workers", ylabel="fits per second", ylim=(0, 1.1 * max(rates + proportion)), xticks=counts
+    )
+    axes.plot(counts, proportion, "--", color="0.6", label="in proportion")
     axes.plot(counts, rates, "o-", label="measured")
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -104,7 +104,7 @@ def with_shift(name: str, seed: int) -> tuple[asn.Border, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_products_diagonal_and_dense_form_are_those_of_the_definition(name: str) -> None:
+def test_t24_products_diagonal_and_dense_form_are_those_of_the_definition(name: str) -> None:
     border, dense = FORMS[name](1)
     x = np.random.default_rng(2).normal(size=(border.k, 3))
     np.testing.assert_allclose(border.to_dense(), dense, atol=1e-14)
@@ -115,6 +115,24 @@ def test_products_diagonal_and_dense_form_are_those_of_the_definition(name: str)
     np.testing.assert_allclose(total.matvec(x), 2 * dense @ x + 2 * x, atol=1e-12)
     assert border.shape == dense.shape
     assert repr(border).startswith(type(border).__name__)
+
+
+def test_t24_frames_of_full_rank_are_a_change_of_basis() -> None:
+    rng = np.random.default_rng(3)
+    sizes, p = (2, 3), 4
+    blocks = [(0, 0, symmetric(2, rng, 3)), (1, 1, symmetric(3, rng, 3)), (1, 0, rng.uniform(-1, 1, (3, 2)))]
+    at = (0, 2)  # of the groups in the left factor
+    plain = asn.SparseBlockKroneckerBorder([(at[a], at[b], g) for a, b, g in blocks], p=p)
+    frame = np.linalg.qr(rng.normal(size=(p, p)))[0]
+    np.testing.assert_allclose(frame.T @ frame, np.eye(p), atol=1e-12)
+    for frames in ([None, None], [np.eye(p), None], [frame, frame]):  # U'U = I: the Gram of one frame with itself
+        border = asn.FramedKroneckerBorder(sizes, frames, blocks, p)
+        np.testing.assert_allclose(border.to_dense(), plain.to_dense(), atol=1e-14)
+    # Different frames of full rank: the plain border seen through them.
+    border = asn.FramedKroneckerBorder(sizes, [frame, None], blocks, p)
+    turn = np.eye(border.k)
+    turn[:8, :8] = np.kron(np.eye(2), frame)
+    np.testing.assert_allclose(border.to_dense(), turn.T @ plain.to_dense() @ turn, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", FORMS)
