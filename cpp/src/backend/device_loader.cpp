@@ -139,8 +139,12 @@ Runtime forked(Runtime runtime) {
 
 std::string backend_path() {
   const char* named = std::getenv(kVariable);
-  const std::string path = named != nullptr && *named != '\0' ? std::string(named) : own_directory() + '/' + kFileName;
-  return ::access(path.c_str(), F_OK) == 0 ? path : std::string();
+  std::vector<std::string> candidates{named == nullptr ? "" : named};
+  if (candidates[0].empty()) candidates = {own_directory() + '/' + kFileName, own_directory() + "/../lib/" + kFileName};
+  for (const std::string& path : candidates) {
+    if (::access(path.c_str(), F_OK) == 0) return path;
+  }
+  return {};
 }
 
 const char* why_no_solves() noexcept {
