@@ -1,14 +1,19 @@
 // The real CUDA backend on a host without a device: the order of its probe, and absence told apart from fault. The driver
-// and the libraries that it meets are those of fake_driver.cpp.
+// and the libraries that it meets are those of fake_driver.cpp. Where there is a device, its primitives are tried too.
 #include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <string>
+#include <vector>
 
 #include "arrowschur/device.hpp"
 #include "backend/device_loader.hpp"
@@ -35,7 +40,9 @@ class Packages {
   Packages(const Packages&) = delete;
   Packages& operator=(const Packages&) = delete;
   fs::path folder() const { return root_ / "nvidia" / ("cu" + kMajor) / "lib"; }
-  void add(const std::string& name) const { fs::copy_file(kFakeDriver, folder() / name); }
+  void add(const std::string& name, const std::string& file = kFakeDriver) const {
+    fs::copy_file(file, folder() / name);
+  }
   void add_broken(const std::string& name) const { std::ofstream(folder() / name) << "no machine code\n"; }
   std::string root() const { return root_.string(); }
 
@@ -121,10 +128,65 @@ TEST(LibrariesAreLookedForInOrder) {
   const std::string name = "libarrowschur_probe_test.so";
   CHECK(open_library(name, {folder}).state == Library::State::absent);
   CHECK_EQUAL(cuda::folder_of_mapped(name), "");
-  packages.add(name);
+  packages.add(name, ARROWSCHUR_TEST_FAKE_DEVICE);  // this process is to map no fake driver
   CHECK(open_library(name, {"/nowhere", folder}).state == Library::State::open);
   packages.add_broken("libarrowschur_broken_test.so");
   CHECK(open_library("libarrowschur_broken_test.so", {folder}).state == Library::State::fault);
+}
+
+TEST(TheTableIsOfOneVersion) {
+  void* const library = ::dlopen(ARROWSCHUR_TEST_BACKEND, RTLD_NOW);
+  REQUIRE(library != nullptr);
+  const auto function =
+      reinterpret_cast<ArrowschurDeviceTableFunction>(::dlsym(library, ARROWSCHUR_DEVICE_TABLE_SYMBOL));
+  REQUIRE(function != nullptr);
+  const char* const no_roots[] = {nullptr};
+  std::uint32_t version = 0;
+  const ArrowschurHostTable later{ARROWSCHUR_DEVICE_API_VERSION + 1, no_roots};
+  CHECK(function(&later, &version) == nullptr);
+  CHECK_EQUAL(version, ARROWSCHUR_DEVICE_API_VERSION);
+  const ArrowschurHostTable host{ARROWSCHUR_DEVICE_API_VERSION, no_roots};
+  const ArrowschurDeviceTable* const table = function(&host, &version);
+  REQUIRE(table != nullptr);
+  CHECK_EQUAL(table->version, ARROWSCHUR_DEVICE_API_VERSION);
+  CHECK_EQUAL(std::string(table->backend), "cuda");
+  void* memory = nullptr;
+  CHECK_EQUAL(table->allocate(&memory, 8, nullptr), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK_EQUAL(std::string(table->last_error()), "stream is null");
+}
+
+// Last: from here on this process may have a driver, which its children could not use.
+TEST(ThePrimitivesOfADevice) {
+  const device::Runtime runtime = device::open_runtime(ARROWSCHUR_TEST_BACKEND);
+  CHECK(runtime.info.outcome != DeviceOutcome::fault);
+  if (runtime.table == nullptr) {
+    std::cout << "SKIPPED(no-device): " << runtime.info.why() << "\n";
+    return;
+  }
+  const ArrowschurDeviceTable& table = *runtime.table;
+  constexpr std::size_t kCount = 3'000'001;  // more than one stride of the largest grid
+  const std::vector<double> in(kCount / 2, 3.25);
+  std::vector<double> out(kCount, -1.0);
+  const double nan = std::numeric_limits<double>::signaling_NaN();
+  std::uint64_t poison = 0;
+  std::memcpy(&poison, &nan, sizeof poison);
+  void *stream = nullptr, *memory = nullptr, *begin = nullptr, *end = nullptr;
+  REQUIRE(table.stream_create(&stream) == ARROWSCHUR_DEVICE_OK);
+  REQUIRE(table.event_create(&begin) == ARROWSCHUR_DEVICE_OK && table.event_create(&end) == ARROWSCHUR_DEVICE_OK);
+  REQUIRE(table.allocate(&memory, kCount * sizeof(double), stream) == ARROWSCHUR_DEVICE_OK);
+  CHECK_EQUAL(table.event_record(begin, stream), 0);
+  CHECK_EQUAL(table.fill(memory, poison, kCount, stream), 0);
+  CHECK_EQUAL(table.copy_to_device(memory, in.data(), in.size() * sizeof(double), stream), 0);
+  CHECK_EQUAL(table.copy_to_host(out.data(), memory, kCount * sizeof(double), stream), 0);
+  CHECK_EQUAL(table.event_record(end, stream), 0);
+  CHECK_EQUAL(table.stream_synchronize(stream), 0);
+  double milliseconds = 0.0;
+  CHECK_EQUAL(table.event_elapsed(begin, end, &milliseconds), 0);
+  CHECK(milliseconds > 0.0);
+  CHECK(std::equal(in.begin(), in.end(), out.begin()));
+  CHECK(std::all_of(out.begin() + kCount / 2, out.end(), [](double x) { return std::isnan(x); }));
+  CHECK_EQUAL(table.release(memory, stream) + table.stream_synchronize(stream), 0);
+  CHECK_EQUAL(table.event_destroy(begin) + table.event_destroy(end) + table.stream_destroy(stream), 0);
 }
 
 CHECK_MAIN()
