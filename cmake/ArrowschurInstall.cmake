@@ -2,6 +2,7 @@
 #
 #   include/arrowschur/*.hpp    include/arrowschur.pxd
 #   lib/libarrowschur.so        lib/libarrowschur_openblas.so        lib/cmake/arrowschur/*.cmake
+#   lib/libarrowschur_cuda.so, where it was built
 include(CMakePackageConfigHelpers)
 
 set(config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/arrowschur")

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "arrowschur/threads.hpp"
+#include "backend/device_loader.hpp"
 #include "linalg/blas.hpp"
 #include "linalg/kernels.hpp"
 
@@ -50,7 +51,8 @@ std::vector<std::pair<std::string, std::string>> build_info() {
     info.emplace_back("blas_library", "");
   }
   info.emplace_back("threads", "own pool, " + std::to_string(get_num_threads()) + " threads");
-  info.emplace_back("cuda", "not built");
+  const std::string backend = device::backend_path();
+  info.emplace_back("cuda", backend.empty() ? "not built" : backend);
   return info;
 }
 

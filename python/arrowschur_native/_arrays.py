@@ -57,7 +57,7 @@ def as_array(value: Any, name: str) -> Array:
 def _device_memory(name: str) -> UnsupportedConfiguration:
     return UnsupportedConfiguration(
         feature=f"{name} in device memory",
-        route="this build, which has no CUDA backend",
+        route="this version, which solves on the CPU only",
         hint="copy the array to the host first",
     )
 

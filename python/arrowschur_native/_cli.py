@@ -147,7 +147,8 @@ def _info(parsed: argparse.Namespace) -> int:
     if parsed.json:
         _print_json({**facts, "device": device, "numpy": np.__version__, "python": sys.version.split()[0]})
     else:
-        rows = [*facts.items(), ("device", device["reason"]), ("numpy", np.__version__)]
+        found = [f"{fact['name']} ({device['backend']})" for fact in device["devices"]]
+        rows = [*facts.items(), ("device", ", ".join(found) or device["reason"]), ("numpy", np.__version__)]
         print(aligned("arrowschur_native", [*rows, ("python", sys.version.split()[0])]))
     return _SUCCESS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 import threading
 from typing import Any
 
@@ -135,21 +136,31 @@ def build_info() -> dict[str, str]:
 
 
 def device_info() -> dict[str, Any]:
-    """Return what is known about the device.
+    """Return what is known about the device; the first call in a process opens the backend and wakes the driver.
 
     Returns
     -------
     dict
-        `available` (bool), `reason` (why not), `devices` (list of dictionaries).
+        `available` (bool); `outcome`: `'available'`, `'absent'` (something is not there) or `'fault'` (it is there, and
+        broken); `absence`: `'backend_not_compiled'`, `'version_mismatch'`, `'unsupported_platform'`,
+        `'driver_unavailable'`, `'runtime_library_unavailable'`, `'no_device'` or `''`; `reason`: why there is none, in
+        words; `backend` (name) and `library` (path) of what was opened; `has_solver_stages`: whether the backend can
+        carry a solve, which none of this version can; `devices`: the facts of the device that was found, at most one.
 
     Examples
     --------
     >>> import arrowschur_native as asn
-    >>> asn.device_info()["available"]
+    >>> asn.device_info()["has_solver_stages"]
     False
     """
-    return {"available": False, "reason": "this build has no CUDA backend", "devices": []}
+    return _core.device_info()
 
+
+# cuBLAS and cuSOLVER may come from wheels of this interpreter. The core looks around its own library, which in an
+# editable install is somewhere else.
+for _folder in sys.path:
+    if pathlib.PurePath(_folder).name in ("site-packages", "dist-packages"):
+        _core.add_device_package_root(_folder)
 
 # Where the build installed itself: beside the extension, also in an editable install.
 _PACKAGE = pathlib.Path(_core.__file__).parent

@@ -46,12 +46,15 @@ NO_DEVICE = "SKIPPED(no-device): "
 def device() -> None:
     """For tests that need a device."""
     info = asn.device_info()
+    assert info["outcome"] != "fault", info["reason"]
     if not info["available"]:
         pytest.skip(NO_DEVICE + info["reason"])
+    if not info["has_solver_stages"]:
+        pytest.skip(NO_DEVICE + "the backend has no solver stages")
 
 
 @pytest.fixture
 def no_device() -> None:
     """For tests of what happens without a device."""
-    if asn.device_info()["available"]:
+    if asn.device_info()["has_solver_stages"]:
         pytest.skip("this host has a device")

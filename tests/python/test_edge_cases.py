@@ -363,7 +363,7 @@ def test_streaming_chunk_size_zero_is_off() -> None:
 
 
 def test_a_required_device_is_an_error_on_a_host_without_one() -> None:
-    if asn.device_info()["available"]:
+    if asn.device_info()["has_solver_stages"]:
         pytest.skip("this host has a device")
     for solve in (asn.newton_step, asn.factorize):
         with pytest.raises(asn.DeviceUnavailableError) as caught:

@@ -1,6 +1,7 @@
 // Everything an embedder may include.
 #pragma once
 
+#include "arrowschur/device.hpp"
 #include "arrowschur/error.hpp"
 #include "arrowschur/factor.hpp"
 #include "arrowschur/fixtures.hpp"

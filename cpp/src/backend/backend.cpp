@@ -5,6 +5,7 @@
 
 #include "backend/counters.hpp"
 #include "backend/cpu_frame.hpp"
+#include "backend/device_loader.hpp"
 #include "backend/structured_frame.hpp"
 #include "system/cross.hpp"
 
@@ -47,7 +48,7 @@ void count_route(Route route, bool sparse_schur) noexcept {
 const Backend& choose_backend(Device device) {
   static const CpuBackend cpu;
   if (device == Device::required) {
-    throw DeviceUnavailableError("this build of the library has no CUDA backend");
+    throw DeviceUnavailableError(device::why_no_solves());
   }
   return cpu;
 }

@@ -20,6 +20,7 @@
 
 #include "linalg/blas.hpp"
 #include "linalg/blas_fortran.hpp"
+#include "own_directory.hpp"
 
 extern char** environ;
 
@@ -123,28 +124,6 @@ std::optional<std::string> kernels_to_ask_for() {
 EnvironmentOverlay::Variables load_settings() {
   // One thread: OpenBLAS then starts none of its own, and parallelism is the business of the library's pool.
   return {{"OPENBLAS_NUM_THREADS", "1"}, {"OPENBLAS_CORETYPE", kernels_to_ask_for()}};
-}
-
-std::string directory_of(const std::string& path) {
-  const auto slash = path.rfind('/');
-  return slash == std::string::npos ? std::string() : path.substr(0, slash);
-}
-
-std::string real_path(const std::string& path) {
-  const std::unique_ptr<char, decltype(&std::free)> resolved(::realpath(path.c_str(), nullptr), &std::free);
-  return resolved ? std::string(resolved.get()) : std::string();
-}
-
-// Directory of the shared library, or of the program, that contains this function.
-std::string own_directory() {
-  Dl_info info{};
-  std::string path;
-  if (::dladdr(reinterpret_cast<const void*>(&own_directory), &info) != 0 && info.dli_fname != nullptr) {
-    path = real_path(info.dli_fname);
-  }
-  // A program started through PATH is known to the loader by its bare name only.
-  if (path.empty()) path = real_path("/proc/self/exe");
-  return directory_of(path);
 }
 
 // Where the library may be, best first. A bare name makes the loader search the run path of the program or library that

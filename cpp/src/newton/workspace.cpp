@@ -6,6 +6,7 @@
 
 #include "arrowschur/inner_loop.hpp"
 #include "arrowschur/policy.hpp"
+#include "backend/device_loader.hpp"
 #include "linalg/pool.hpp"
 #include "newton/dense_reference.hpp"
 #include "newton/inner_loop.hpp"
@@ -58,7 +59,7 @@ void check_gradients(const ArrowSystem& s, std::span<const BaseGradient> gradien
 // What a `device_` method does where there is none: the error of device='required'.
 [[noreturn]] void refuse_device() {
   policy::consider_device(Device::required, {});
-  throw DeviceUnavailableError(policy::kNoBackend);
+  throw DeviceUnavailableError(device::kNoStages);
 }
 
 std::vector<double> joined(const newton::Gradient& g) {
@@ -73,8 +74,8 @@ struct ResidentWorkspace::Impl {
   Impl(const ResidentShape& s, ArrowSystem slabs, double objective, Index others)
       : shape(s), system(std::move(slabs)), objective_at_zero(objective), other_bytes(others), provider(system) {}
 
-  // Where a production call runs. This build has the CPU only: the answer is that, or the error of a caller who requires
-  // a device. A call that was large enough to ask for one is counted.
+  // Where a production call runs. No backend of this version has solver stages: the answer is the CPU, or the error of a
+  // caller who requires a device. A call that was large enough to ask for one that is not there is counted.
   void choose_device(Device device) {
     policy::DeviceQuestion question;
     if (has_callbacks(system)) question.missing = "callbacks run on the host";
@@ -169,7 +170,7 @@ Index ResidentWorkspace::host_shadow_bytes() const noexcept {
 Index ResidentWorkspace::frame_upload_bytes() const noexcept { return newton::slab_bytes(impl_->system); }
 Index ResidentWorkspace::resident_device_bytes() const noexcept { return 0; }
 bool ResidentWorkspace::device_resident() const noexcept { return false; }
-const char* ResidentWorkspace::device_reason() const noexcept { return policy::kNoBackend; }
+const char* ResidentWorkspace::device_reason() const noexcept { return device::why_no_solves(); }
 
 void ResidentWorkspace::release_factors() noexcept {
   const std::lock_guard lock(impl_->mutex);

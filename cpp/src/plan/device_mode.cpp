@@ -5,7 +5,9 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "arrowschur/device.hpp"
 #include "arrowschur/error.hpp"
+#include "backend/device_loader.hpp"
 
 namespace arrowschur::policy {
 namespace {
@@ -14,16 +16,19 @@ constexpr const char* kVariable = "ARROWSCHUR_DEVICE";
 
 std::atomic<Size> g_availability_requests{0}, g_process_ns{0};
 
-// The loader of a device backend. A build without one finds nothing.
-Probe availability() {
-  g_availability_requests.fetch_add(1, std::memory_order_relaxed);
-  return {false, kNoBackend};
+// Asks the loader, which probes once per process; so is the request counted.
+Probe probed() {
+  [[maybe_unused]] static const Size first = g_availability_requests.fetch_add(1, std::memory_order_relaxed);
+  const DeviceInfo& info = device_info();
+  if (info.outcome == DeviceOutcome::fault) {
+    throw DeviceError("probe", info.message + " (device='off' does not probe)");
+  }
+  return {info.outcome == DeviceOutcome::available, info.why()};
 }
 
-// The answer is kept: a context is created once.
-const Probe& probed() {
-  static const Probe answer = availability();
-  return answer;
+// A device was found that no solve can use: a missing capability, known only after the backend has been opened.
+Decision decline_for_want_of_stages(Device mode) {
+  return decide(mode, {EligibilityKind::capability_missing, device::kNoStages}, probed);
 }
 
 Size nanoseconds(double seconds) {
@@ -66,7 +71,7 @@ Decision decide(Device mode, const Eligibility& eligibility, const std::function
   const bool required = mode == Device::required;
   switch (eligibility.kind) {
     case EligibilityKind::backend_not_compiled:
-      if (required) throw DeviceUnavailableError("required_unsupported: " + std::string(kNoBackend));
+      if (required) throw DeviceUnavailableError("required_unsupported: " + std::string(device::kNoBackend));
       return {false, "backend_not_compiled"};
     case EligibilityKind::capability_missing:
       if (required) throw DeviceUnavailableError("required_capability_missing: " + eligibility.what);
@@ -98,7 +103,9 @@ Decision consider_device(Device of_call, const DeviceQuestion& question) {
     // A call that no policy would admit neither adds to the sum nor is carried over the threshold by it.
     if (!should_probe(call, question.admissible ? before : 0)) eligibility.kind = EligibilityKind::below_threshold;
   }
-  return decide(mode, eligibility, probed);
+  const Decision decision = decide(mode, eligibility, probed);
+  if (decision.use_device && !device_info().has_solver_stages) return decline_for_want_of_stages(mode);
+  return decision;
 }
 
 ProbeCounters probe_counters() noexcept {

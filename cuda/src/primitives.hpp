@@ -1,0 +1,29 @@
+// Streams, memory, transfers and events of the table (backend/device_api.h says what each does).
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace arrowschur::cuda {
+
+int stream_create(void** stream) noexcept;
+int stream_destroy(void* stream) noexcept;
+int stream_synchronize(void* stream) noexcept;
+
+int allocate(void** memory, std::size_t bytes, void* stream) noexcept;
+int release(void* memory, void* stream) noexcept;
+int fill(void* memory, std::uint64_t pattern, std::size_t count, void* stream) noexcept;
+int copy_to_device(void* to, const void* from, std::size_t bytes, void* stream) noexcept;
+int copy_to_host(void* to, const void* from, std::size_t bytes, void* stream) noexcept;
+
+int event_create(void** event) noexcept;
+int event_destroy(void* event) noexcept;
+int event_record(void* event, void* stream) noexcept;
+int event_elapsed(void* begin, void* end, double* milliseconds) noexcept;
+
+// fill.cu
+cudaError_t launch_fill(std::uint64_t* memory, std::uint64_t pattern, std::size_t count, cudaStream_t stream) noexcept;
+
+}  // namespace arrowschur::cuda

@@ -1,0 +1,30 @@
+# Fails when a library needs another one than those below, or when the backend exports more than its one function. The
+# list is the documented one (cuda/README.md): what every Linux has, and what a BLAS of the system's brings in.
+set(
+  allowed
+  "lib(c|m|dl|rt|pthread|gcc_s|stdc\\+\\+)\\.so\\.[0-9]+|ld-linux[^ ]*|lib[^ ]*(blas|lapack|gfortran|quadmath)[^ ]*"
+)
+set(checked 0)
+foreach(library IN LISTS LIBRARIES)
+  math(EXPR checked "${checked} + 1")
+  execute_process(COMMAND "${READELF}" -d "${library}" OUTPUT_VARIABLE dynamic COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "\\(NEEDED\\)[^\n]*\\[[^]\n]*\\]" needed "${dynamic}")
+  list(TRANSFORM needed REPLACE ".*\\[([^]]*)\\]" "\\1")
+  if(NOT needed)
+    message(FATAL_ERROR "${library} needs no library at all: is '${READELF}' readelf?")
+  endif()
+  list(FILTER needed EXCLUDE REGEX "^(${allowed})$")
+  if(needed)
+    message(FATAL_ERROR "${library} needs ${needed}")
+  endif()
+  if(library MATCHES "arrowschur_cuda")
+    execute_process(COMMAND "${NM}" -D --defined-only "${library}" OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+    string(REGEX MATCHALL " [A-Za-z] [^\n]+" symbols "${symbols}")
+    if(NOT symbols STREQUAL " T arrowschur_device_table")
+      message(FATAL_ERROR "${library} exports${symbols}")
+    endif()
+  endif()
+endforeach()
+if(checked EQUAL 0)
+  message(FATAL_ERROR "no library to check")
+endif()
