@@ -20,8 +20,8 @@ D. W. Marquardt, An algorithm for least-squares estimation of nonlinear paramete
 
 from __future__ import annotations
 
+import argparse
 import bz2
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -355,8 +355,13 @@ def show(title: str, rows: list[tuple[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        mode = sys.argv[2] if len(sys.argv) > 2 else "auto"
-        solve(sys.argv[1], show, Path(sys.argv[1]).name, asn.SolveOptions(mode=mode))
-    else:
+    parser = argparse.ArgumentParser(description="Adjust cameras and points by Levenberg-Marquardt.")
+    parser.add_argument("problem", nargs="?", help="a file of Bundle Adjustment in the Large (default: the street)")
+    parser.add_argument(
+        "mode", nargs="?", default="auto", help="route of the steps: auto (default), direct, inexact_pcg"
+    )
+    given = parser.parse_args()
+    if given.problem is None:
         demo(show)
+    else:
+        solve(given.problem, show, Path(given.problem).name, asn.SolveOptions(mode=given.mode))

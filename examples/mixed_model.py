@@ -31,7 +31,7 @@ Software 67(1), 2015, section 3.4 (equations 34 and 41).
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -204,4 +204,6 @@ def show(title: str, rows: list[tuple[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    demo(show, *sys.argv[1:2])
+    parser = argparse.ArgumentParser(description="Fit a crossed mixed model by REML and ML.")
+    parser.add_argument("ratings", nargs="?", help="an .npz file as described above (default: simulated ratings)")
+    demo(show, parser.parse_args().ratings)
