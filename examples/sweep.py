@@ -36,18 +36,11 @@ def workspaces(n: int = 300, d: int = 2, k: int = 700) -> list[asn.ResidentWorks
     return [asn.ResidentWorkspace.from_system(asn.fixtures.coupled_fixture(n, d, k, seed).system()) for seed in seeds]
 
 
-def forget(fits: Sequence[asn.ResidentWorkspace]) -> None:
-    """Free kept factors, so that every run does the same work."""
-    for fit in fits:
-        fit.release_factors()
-
-
 def measure(fits: Sequence[asn.ResidentWorkspace], counts: Sequence[int]) -> dict[int, asn.SweepResult]:
-    """Return, for each number of workers, the fastest of a few runs, taken in turns."""
+    """Return, for each number of workers, the fastest of a few runs, taken in turns: a sweep keeps no factors."""
     best: dict[int, asn.SweepResult] = {}
     for _ in range(ROUNDS):
         for workers in counts:
-            forget(fits)
             sweep = asn.run_fits_multiplexed(fits, OPTIONS, max_concurrent=workers)
             if workers not in best or sweep.throughput.wall_seconds < best[workers].throughput.wall_seconds:
                 best[workers] = sweep
@@ -80,7 +73,6 @@ def demo(report: Report, path: str | Path | None = None) -> None:
     most = min(asn.get_num_threads(), len(fits))
     counts = sorted({1, most} | {2**p for p in range(1, 8) if 2**p < most})
     runs = measure(fits, counts)
-    forget(fits)
     sequential = asn.run_fits_sequential(fits, OPTIONS)
 
     rows = [

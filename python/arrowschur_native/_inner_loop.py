@@ -697,11 +697,6 @@ class ResidentWorkspace:
             rows, border = float64_array(g_t, f"gradients[{i}].g_t"), float64_array(g_beta, f"gradients[{i}].g_beta")
             check_shape(f"gradients[{i}].g_t", rows, row_shapes(self._system))
             check_shape(f"gradients[{i}].g_beta", border, [(self.shape.p,)])
-            for name, array in (("g_t", rows), ("g_beta", border)):
-                if not np.isfinite(array).all():
-                    raise InvalidArgument(
-                        argument=f"gradients[{i}].{name}", got="an entry that is not finite", expected="finite numbers"
-                    )
             pairs.append((rows, border))
         return tuple(pairs)
 

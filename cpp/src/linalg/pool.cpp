@@ -136,8 +136,8 @@ class Pool {
     t_inside = false;
   }
 
-  // About 0.2 ms of polling between jobs: stages of one solve, and calls of a loop, follow each other faster than a
-  // futex wake-up, which takes 0.05 to 0.1 ms in a virtual machine.
+  // Polling between jobs, long enough for the serial parts between the stages of one solve: to be woken by a futex takes
+  // longer than many of these stages.
   static constexpr int kSpins = 10000;
 
   std::mutex busy_;

@@ -68,6 +68,13 @@ void DenseMatrix::solve(double* x) const {
   blas.trsm('L', 'U', 'N', size_, 1, 1.0, h_.data(), size_, x, size_);
 }
 
+std::vector<double> DenseMatrix::step() const {
+  std::vector<double> x(gradient_.size());
+  std::transform(gradient_.begin(), gradient_.end(), x.begin(), [](double g) { return -g; });
+  solve(x.data());
+  return x;
+}
+
 double DenseMatrix::log_det() const {
   double sum = 0.0;
   for (Index i = 0; i < size_; ++i) sum += std::log(h_[i * size_ + i]);
@@ -80,7 +87,7 @@ double DenseMatrix::smallest_pivot() const {
   return smallest * smallest;
 }
 
-double DenseMatrix::backward_error(std::span<const double> x, std::span<const double> b) const {
+double DenseMatrix::backward_error(std::span<const double> x) const {
   std::vector<double> product(x.size()), sums(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) {
     product[i] = diagonal_[i] * x[i];
@@ -97,14 +104,14 @@ double DenseMatrix::backward_error(std::span<const double> x, std::span<const do
       sums[c] += std::abs(value);
     }
   }
-  double residual = 0.0, norm = 0.0, size_x = 0.0, size_b = 0.0;
+  double residual = 0.0, norm = 0.0, size_x = 0.0, size_g = 0.0;
   for (std::size_t i = 0; i < x.size(); ++i) {
-    residual = linalg::worse(residual, std::abs(b[i] - product[i]));
+    residual = linalg::worse(residual, std::abs(gradient_[i] + product[i]));
     norm = linalg::worse(norm, sums[i]);
     size_x = linalg::worse(size_x, std::abs(x[i]));
-    size_b = linalg::worse(size_b, std::abs(b[i]));
+    size_g = linalg::worse(size_g, std::abs(gradient_[i]));
   }
-  const double scale = norm * size_x + size_b;
+  const double scale = norm * size_x + size_g;
   return scale == 0.0 ? residual : residual / scale;
 }
 
@@ -142,11 +149,7 @@ DenseReferenceStep newton_step_dense_reference(const ArrowSystem& s, double ridg
   newton::check_ridges(s, {ridge_t, ridge_beta});
   newton::DenseMatrix matrix(s, std::nullopt);
   if (const auto pivot = matrix.factor(ridge_t, ridge_beta)) matrix.raise(*pivot);
-  newton::Gradient g = newton::gradient_of(s);
-  std::vector<double> x = g.t;
-  x.insert(x.end(), g.beta.begin(), g.beta.end());
-  for (double& v : x) v = -v;
-  matrix.solve(x.data());
+  const std::vector<double> x = matrix.step();
   const auto border = x.begin() + static_cast<std::ptrdiff_t>(s.total_dim());
   return {{x.begin(), border}, {border, x.end()}, matrix.log_det()};
 }

@@ -23,10 +23,11 @@ class DenseMatrix {
   [[noreturn]] void raise(Index pivot) const;  // as RowFactorError or SchurFactorError
   bool in_rows(Index pivot) const noexcept { return pivot < system_.total_dim(); }
   void solve(double* x) const;  // x [T + k] <- (H + ridges)^-1 x
+  std::vector<double> step() const;  // [T + k]: -(H + ridges)^-1 g of the system's own gradient
   double log_det() const;
   double smallest_pivot() const;  // squared
-  // |b - Hx|_inf / (|H|_inf |x|_inf + |b|_inf), H with the ridges
-  double backward_error(std::span<const double> x, std::span<const double> b) const;
+  // |g + Hx|_inf / (|H|_inf |x|_inf + |g|_inf) of a step x, H with the ridges
+  double backward_error(std::span<const double> x) const;
 
  private:
   ArrowSystem system_;

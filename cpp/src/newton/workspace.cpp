@@ -62,12 +62,6 @@ void check_gradients(const ArrowSystem& s, std::span<const BaseGradient> gradien
   throw DeviceUnavailableError(device::kNoStages);
 }
 
-std::vector<double> joined(const newton::Gradient& g) {
-  std::vector<double> x = g.t;
-  x.insert(x.end(), g.beta.begin(), g.beta.end());
-  return x;
-}
-
 }  // namespace
 
 struct ResidentWorkspace::Impl {
@@ -273,16 +267,13 @@ InnerStep ResidentWorkspace::cpu_reference_step(double ridge_t, double ridge_bet
   newton::check_ridges(impl_->system, {ridge_t, ridge_beta});
   newton::DenseMatrix matrix(impl_->system, std::nullopt);
   if (const auto pivot = matrix.factor(ridge_t, ridge_beta)) matrix.raise(*pivot);
-  std::vector<double> b = joined(newton::gradient_of(impl_->system));
-  for (double& v : b) v = -v;
-  std::vector<double> x = b;
-  matrix.solve(x.data());
+  const std::vector<double> x = matrix.step();
   const auto border = x.begin() + static_cast<std::ptrdiff_t>(impl_->system.total_dim());
   InnerStep step = impl_->step_at_zero();
   step.delta_t.assign(x.begin(), border);
   step.delta_beta.assign(border, x.end());
   step.log_det_hessian = matrix.log_det();
-  step.certificate = matrix.backward_error(x, b);
+  step.certificate = matrix.backward_error(x);
   return step;
 }
 
