@@ -74,12 +74,31 @@ def bundle(arguments: argparse.Namespace) -> Iterable[Row]:
         )
         residual = pixel - problem.pixel
         offsets, each = np.arange(0, 9 * len(problem.cameras) + 1, 9), np.arange(len(residual) + 1)
-        flat, n = j_camera.ravel(), len(problem.points)
+        first = asn.ArrowSystem.from_jacobians(
+            j_point,
+            asn.BlockSparseCross(each, problem.camera, j_camera.ravel(), offsets),
+            residual,
+            row_index=problem.point,
+            n=len(problem.points),
+        )
+        jacobians = {"camera": j_camera, "point": j_point}
 
-        # Defined and used up within one turn of the loop.
-        def assemble(problem=problem, residual=residual, j_point=j_point, flat=flat, each=each, offsets=offsets, n=n):
-            cross = asn.BlockSparseCross(each, problem.camera, flat, offsets)
-            return asn.ArrowSystem.from_jacobians(j_point, cross, residual, row_index=problem.point, n=n)
+        # As within Levenberg-Marquardt, and as for Ceres: residuals and Jacobians have just been evaluated, without a
+        # pause in which threads and caches cool down. Defined and used up within one turn of the loop.
+        def evaluate(problem=problem, jacobians=jacobians):
+            _, jacobians["camera"], jacobians["point"] = ba.project(
+                problem.cameras[problem.camera], problem.points[problem.point], jacobian=True
+            )
+
+        # The block structure stands, as Ceres' does after its first iteration.
+        def assemble(residual=residual, jacobians=jacobians, first=first):
+            return asn.ArrowSystem.from_jacobians(jacobians["point"], jacobians["camera"], residual, like=first)
+
+        def assemble_anew(problem=problem, residual=residual, jacobians=jacobians, each=each, offsets=offsets):
+            cross = asn.BlockSparseCross(each, problem.camera, jacobians["camera"].ravel(), offsets)
+            return asn.ArrowSystem.from_jacobians(
+                jacobians["point"], cross, residual, row_index=problem.point, n=len(problem.points)
+            )
 
         def step(options=None, assemble=assemble):
             system = assemble()
@@ -89,16 +108,12 @@ def bundle(arguments: argparse.Namespace) -> Iterable[Row]:
                 system, damping_t=damping * scale_t, damping_beta=damping * scale_beta, options=options
             )
 
-        # As within Levenberg-Marquardt, and as for Ceres: residuals and Jacobians have just been evaluated, without a
-        # pause in which threads and caches cool down.
-        def evaluate(problem=problem):
-            ba.project(problem.cameras[problem.camera], problem.points[problem.point], jacobian=True)
-
         uncertified = asn.SolveOptions(certificate=False)
         contenders = {
             "ours": Contender(step, evaluate),
             "ours, no certificate": Contender(lambda step=step, o=uncertified: step(o), evaluate),
             "normal equations": Contender(assemble, evaluate),
+            "normal equations, structure made anew": Contender(assemble_anew, evaluate),
         }
         times = without_pause(contenders, 10 * arguments.budget)
         ours = times["ours"].median

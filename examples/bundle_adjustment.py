@@ -191,25 +191,29 @@ class Linearizer:
     """Linearizes a problem at changing estimates.
 
     An observation touches one point and one camera: its Jacobians are 2 x 3 and 2 x 9, and J'J is assembled from them
-    without a dense row of 9 c columns. A point that is seen by 4 of 49 cameras has 4 blocks.
+    without a dense row of 9 c columns. A point that is seen by 4 of 49 cameras has 4 blocks. Who sees what does not
+    change: each system takes its pattern over from the one before.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.each = np.arange(len(problem.pixel) + 1)  # one block of columns per observation
         self.offsets = np.arange(0, 9 * len(problem.cameras) + 1, 9)
+        self.system: asn.ArrowSystem | None = None
 
     def at(self, problem: Problem) -> Linearization:
         """Linearize at the problem's cameras and points."""
         pixel, j_camera, j_point = project(
             problem.cameras[problem.camera], problem.points[problem.point], jacobian=True
         )
-        system = asn.ArrowSystem.from_jacobians(
-            j_point,
-            asn.BlockSparseCross(self.each, problem.camera, j_camera.ravel(), self.offsets),
-            pixel - problem.pixel,
-            row_index=problem.point,
-            n=len(problem.points),
-        )
+        residual = pixel - problem.pixel
+        if self.system is None:
+            blocks = asn.BlockSparseCross(self.each, problem.camera, j_camera.ravel(), self.offsets)
+            system = asn.ArrowSystem.from_jacobians(
+                j_point, blocks, residual, row_index=problem.point, n=len(problem.points)
+            )
+        else:
+            system = asn.ArrowSystem.from_jacobians(j_point, j_camera, residual, like=self.system)
+        self.system = system
         scale_t, scale_beta = np.einsum("njj->nj", system.h_tt), system.border.diagonal()
         return Linearization(system, np.clip(scale_t, 1e-6, 1e32), np.clip(scale_beta, 1e-6, 1e32))
 

@@ -198,6 +198,13 @@ def operator_to_dense(
 def block_sparse_from_dense(
     dense: _Array, block_offsets: NDArray[np.int64], n: int, d: int, row_dims: NDArray[np.int64] | None, tol: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], _Array]: ...
+
+class LinearizationPattern:
+    @property
+    def sizes(self) -> tuple[int, int, int, int]: ...
+
+_Linearization = tuple[_Array, _Array, tuple[str, _Array, dict[str, Any]], _Array, _Array, LinearizationPattern]
+
 def normal_equations_sparse(
     j_t: _Array,
     j_beta: dict[str, Any],
@@ -205,13 +212,13 @@ def normal_equations_sparse(
     weights: _Array | None,
     row_index: NDArray[np.int64] | None,
     n: int,
-) -> tuple[
-    _Array,
-    tuple[NDArray[np.int64], NDArray[np.int64], _Array, NDArray[np.int64]],
-    tuple[str, _Array, dict[str, Any]],
-    _Array,
-    _Array,
-]: ...
+) -> _Linearization: ...
+def normal_equations_on(
+    pattern: LinearizationPattern, j_t: _Array, j_beta: _Array, residual: _Array, weights: _Array | None
+) -> _Linearization: ...
+def indices_of(
+    pattern: LinearizationPattern,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
 def normal_equations(
     j_t: _Array,
     j_beta: _Array,

@@ -173,12 +173,13 @@ class BlockSparseCross(Cross):
            [0., 0., 1., 1., 0., 0.]])
     """
 
-    __slots__ = ("block_index", "block_offsets", "indptr", "values")
+    __slots__ = ("_pattern", "block_index", "block_offsets", "indptr", "values")
     _form = "block_sparse"
     indptr: _Indices
     block_index: _Indices
     values: Array
     block_offsets: _Indices
+    _pattern: _core.LinearizationPattern | None  # of the residual blocks that the core has made it from
 
     def __init__(
         self,
@@ -190,6 +191,7 @@ class BlockSparseCross(Cross):
         row_dims: ArrayLike | None = None,
     ) -> None:
         copies: list[str] = []
+        self._pattern = None
         self.indptr = _indices(indptr, "indptr", copies)
         self.block_index = _indices(block_index, "block_index", copies)
         self.block_offsets = as_indices(block_offsets, "block_offsets")
@@ -268,13 +270,20 @@ class BlockSparseCross(Cross):
         return cls(indptr, block_index, values, offsets, row_dims=dims)
 
     @classmethod
-    def _of_rows(cls, pattern: tuple[_Indices, _Indices, Array, _Indices], n: int, d: int) -> BlockSparseCross:
+    def _of_pattern(cls, pattern: _core.LinearizationPattern, values: Array) -> BlockSparseCross:
         """Wrap what the core made: nothing to check, nothing to infer."""
         cross = cls.__new__(cls)
-        cross.indptr, cross.block_index, cross.values, cross.block_offsets = pattern
-        cross.n, cross.k, cross._d, cross._ragged = n, int(cross.block_offsets[-1]), d, None
-        cross.dtype, cross.copies = cross.values.dtype, ()
+        cross.indptr, cross.block_index, cross.block_offsets = _core.indices_of(pattern)
+        cross.n, cross._d = pattern.sizes[:2]
+        cross.k, cross._ragged = int(cross.block_offsets[-1]), None
+        cross.values, cross._pattern = values, pattern
+        cross.dtype, cross.copies = values.dtype, ()
         return cross
+
+    def _term(self) -> tuple[str, dict[str, Any]]:
+        if self._pattern is None:
+            return self._form, self._parameters()
+        return self._form, {**self._parameters(), "pattern": self._pattern}
 
     def _parameters(self) -> dict[str, Any]:
         return {
@@ -292,7 +301,11 @@ class BlockSparseCross(Cross):
 
     def _private_copy(self) -> Cross:
         return self._twin(
-            indptr=self.indptr.copy(), block_index=self.block_index.copy(), values=self.values.copy(), copies=()
+            indptr=self.indptr.copy(),
+            block_index=self.block_index.copy(),
+            values=self.values.copy(),
+            copies=(),
+            _pattern=None,
         )
 
     def _story(self) -> str:

@@ -27,6 +27,7 @@ def normal_equations(
     h_tt: Any,
     row_index: Any,
     n: Any,
+    like: Any,
 ) -> tuple[Array, Array | Cross, Border, Array, Array]:
     """Return the five parts of the system; see `ArrowSystem.from_jacobians`."""
     jacobian_t = float64_array(j_t, "j_t")
@@ -39,33 +40,48 @@ def normal_equations(
     if weights is not None:
         scale = float64_array(weights, "weights")
         check_shape("weights", scale, [(r,), (r, q)])
-    rows = None if row_index is None else as_indices(row_index, "row_index")
-    if rows is not None and rows.shape != (r,):
-        raise InvalidArgument(argument="row_index", got=describe(rows), expected=f"shape ({r},)")
     prior = None if h_tt is None else float64_array(h_tt, "h_tt")
     if prior is not None and (prior.ndim not in (2, 3) or prior.shape[-2:] != (d, d)):
         raise InvalidArgument(argument="h_tt", got=describe(prior), expected=f"shape (n, {d}, {d}) or ({d}, {d})")
-    count = _row_count(n, r, rows, prior)
-    if prior is not None and prior.ndim == 3 and prior.shape[0] != count:
-        raise InvalidArgument(argument="h_tt", got=describe(prior), expected=f"shape ({count}, {d}, {d})")
 
     border: Border
-    if isinstance(j_beta, BlockSparseCross):
-        blocks = _residual_blocks(j_beta, r, q)
-        tt, pattern, term, gt, gbeta = _core.normal_equations_sparse(
-            jacobian_t, blocks._parameters(), errors, scale, rows, count
+    cross: Array | Cross
+    if like is not None:
+        pattern = _pattern_of(like, row_index, n)
+        if pattern.sizes[1:] != (d, r, q):
+            before = "({1}, {2}, {0})".format(*pattern.sizes[1:])
+            raise InvalidArgument(argument="j_t", got=describe(jacobian_t), expected=f"shape {before}, as of `like`")
+        values = float64_array(j_beta.values if isinstance(j_beta, BlockSparseCross) else j_beta, "j_beta")
+        tt, blocks, term, gt, gbeta, _ = _core.normal_equations_on(
+            pattern, jacobian_t, values.reshape(-1), errors, scale
         )
-        cross: Array | Cross = BlockSparseCross._of_rows(pattern, count, d)
+        cross = like.h_tb._with_values(blocks)
         border = border_from_parts(*term)
     else:
-        jacobian_beta = float64_array(j_beta, "j_beta")
-        if jacobian_beta.ndim != 3 or jacobian_beta.shape[:2] != (r, q):
-            raise InvalidArgument(
-                argument="j_beta", got=describe(jacobian_beta), expected=f"shape ({r}, {q}, k), or a BlockSparseCross"
+        rows = None if row_index is None else as_indices(row_index, "row_index")
+        if rows is not None and rows.shape != (r,):
+            raise InvalidArgument(argument="row_index", got=describe(rows), expected=f"shape ({r},)")
+        count = _row_count(n, r, rows, prior)
+        if isinstance(j_beta, BlockSparseCross):
+            given = _residual_blocks(j_beta, r, q)
+            tt, blocks, term, gt, gbeta, pattern = _core.normal_equations_sparse(
+                jacobian_t, given._parameters(), errors, scale, rows, count
             )
-        tt, cross, bb, gt, gbeta = _core.normal_equations(jacobian_t, jacobian_beta, errors, scale, rows, count)
-        border = DenseBorder(bb)
+            cross = BlockSparseCross._of_pattern(pattern, blocks)
+            border = border_from_parts(*term)
+        else:
+            jacobian_beta = float64_array(j_beta, "j_beta")
+            if jacobian_beta.ndim != 3 or jacobian_beta.shape[:2] != (r, q):
+                raise InvalidArgument(
+                    argument="j_beta",
+                    got=describe(jacobian_beta),
+                    expected=f"shape ({r}, {q}, k), or a BlockSparseCross",
+                )
+            tt, cross, bb, gt, gbeta = _core.normal_equations(jacobian_t, jacobian_beta, errors, scale, rows, count)
+            border = DenseBorder(bb)
     if prior is not None:
+        if prior.ndim == 3 and prior.shape[0] != tt.shape[0]:
+            raise InvalidArgument(argument="h_tt", got=describe(prior), expected=f"shape {tt.shape}")
         tt += prior
     if h_bb is not None:
         extra = as_border(h_bb, gbeta.shape[0], "h_bb")
@@ -75,6 +91,20 @@ def normal_equations(
         else:
             border = border + extra
     return tt, cross, border, gt, gbeta
+
+
+def _pattern_of(like: Any, row_index: Any, n: Any) -> _core.LinearizationPattern:
+    for name, value in (("row_index", row_index), ("n", n)):
+        if value is not None:
+            raise InvalidArgument(argument=name, got="a value next to `like`", expected="None: `like` has the rows")
+    pattern = getattr(getattr(like, "h_tb", None), "_pattern", None)
+    if pattern is None:
+        raise InvalidArgument(
+            argument="like",
+            got=f"{like!r:.80}",
+            expected="an ArrowSystem that from_jacobians has made with a BlockSparseCross",
+        )
+    return pattern
 
 
 def _residual_blocks(j_beta: BlockSparseCross, r: int, q: int) -> BlockSparseCross:

@@ -539,6 +539,7 @@ class ArrowSystem:
         h_tt: ArrayLike | None = None,
         row_index: ArrayLike | None = None,
         n: int | None = None,
+        like: ArrowSystem | None = None,
     ) -> ArrowSystem:
         """Return the Gauss-Newton normal equations of independent residual blocks.
 
@@ -567,6 +568,11 @@ class ArrowSystem:
             Row of each residual block; default: block `b` belongs to row `b`, `n = r`.
         n : int, optional
             Number of rows; default: from `h_tt`, else `max(row_index) + 1`.
+        like : ArrowSystem, optional
+            An earlier system of the same residual blocks, made here with a `BlockSparseCross`: another linearization.
+            Its rows and blocks are taken over, and what this and the solver have derived from them is not derived
+            again. `j_beta` is then the values of that cross object, in its order and any shape; `row_index` and `n`
+            stay None.
 
         Returns
         -------
@@ -594,11 +600,20 @@ class ArrowSystem:
         >>> system = asn.ArrowSystem.from_jacobians(j_t, j_beta, e)
         >>> np.allclose(system.g_beta, np.einsum("bqk,bq->k", j_beta, e))
         True
+
+        Five observations of two points by three cameras, linearized twice:
+
+        >>> point, camera = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 0, 2])
+        >>> cross = asn.BlockSparseCross(np.arange(6), camera, j_beta, [0, 3, 6, 9])
+        >>> first = asn.ArrowSystem.from_jacobians(j_t, cross, e, row_index=point)
+        >>> second = asn.ArrowSystem.from_jacobians(2 * j_t, 2 * j_beta, e, like=first)
+        >>> np.allclose(second.h_tt, 4 * first.h_tt)
+        True
         """
         parts = _jacobians.normal_equations(
-            j_t, j_beta, residual, weights=weights, h_bb=h_bb, h_tt=h_tt, row_index=row_index, n=n
+            j_t, j_beta, residual, weights=weights, h_bb=h_bb, h_tt=h_tt, row_index=row_index, n=n, like=like
         )
-        if not isinstance(j_beta, BlockSparseCross) or h_bb is not None or h_tt is not None:
+        if not isinstance(parts[1], BlockSparseCross) or h_bb is not None or h_tt is not None:
             return cls(*parts)
         # Sums that the core has just found finite, and made exactly symmetric.
         made = cls(*parts, symmetry="lower", check_finite=False)

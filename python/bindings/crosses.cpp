@@ -85,7 +85,13 @@ BlockPattern pattern_of(const py::dict& parameters) {
 BlockSparseCross block_sparse(const py::dict& parameters, const RowSizes& rows, Index k, DType dtype,
                               std::vector<py::object>& kept) {
   const BlockPattern pattern = pattern_of(parameters);
-  const Index entries = pattern.entries(rows);
+  // Indices that the core has made are not examined again.
+  const auto* made =
+      parameters.contains("pattern") ? parameters["pattern"].cast<const LinearizationPattern*>() : nullptr;
+  const bool known = made != nullptr && rows.dims.empty() && rows.n == made->n && rows.d == made->d &&
+                     pattern.indptr.data() == made->cross.indptr && pattern.index.data() == made->cross.block_index &&
+                     std::ranges::equal(pattern.offsets, made->cross.block_offsets);
+  const Index entries = known ? made->cross_values : pattern.entries(rows);
   if (pattern.offsets.back() != k) {
     throw InvalidArgument("h_tb", "block offsets that end at " + std::to_string(pattern.offsets.back()),
                           "k = " + std::to_string(k));
@@ -95,6 +101,7 @@ BlockSparseCross block_sparse(const py::dict& parameters, const RowSizes& rows, 
   cross.block_index = pattern.index.data();
   cross.values = checked_data(parameters["values"].cast<py::array>(), dtype, entries, "values");
   cross.block_offsets.assign(pattern.offsets.begin(), pattern.offsets.end());
+  if (known) cross.pattern = made->cross.pattern;
   for (const char* name : {"indptr", "block_index", "values"}) kept.push_back(parameters[name]);
   return cross;
 }

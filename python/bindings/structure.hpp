@@ -1,6 +1,7 @@
 // From the descriptions of the Python layer to the structs of the core: borders and cross blocks in all their forms.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "common.hpp"
@@ -10,6 +11,14 @@ namespace arrowschur::python {
 DType dtype_of(const py::array& a);
 // a b, or InvalidArgument when it does not fit an Index.
 Index product(Index a, Index b);
+
+// The pattern of linearized residual blocks, and the cross block that all systems on it have but for its values.
+struct LinearizationPattern {
+  std::shared_ptr<const JacobianPattern> jacobians;
+  BlockSparseCross cross;  // of the first of them: values are not to be read
+  Index n = 0, d = 0, r = 0, q = 0;
+  Index cross_values = 0;
+};
 
 // Sizes of the rows: one for all, or one per row.
 struct RowSizes {

@@ -83,9 +83,8 @@ py::tuple to_dense(const SystemHandle& self) {
   return py::make_tuple(h, g);
 }
 
-// What the two forms of the normal equations share; j_beta is left to them.
-JacobianParts jacobian_parts(const py::array& j_t, const py::array& residual, const py::object& weights,
-                             const py::object& row_index, Index n) {
+// What all normal equations share; j_beta and row_index are left to them.
+JacobianParts jacobian_parts(const py::array& j_t, const py::array& residual, const py::object& weights, Index n) {
   if (j_t.ndim() != 3) throw InvalidArgument("j_t", "not three axes", "(r, q, d)");
   JacobianParts p;
   p.n = n;
@@ -100,27 +99,26 @@ JacobianParts jacobian_parts(const py::array& j_t, const py::array& residual, co
     p.weights_per_residual = w.ndim() == 2;
     p.weights = input(w, p.weights_per_residual ? lines : p.r, "weights").data();
   }
+  return p;
+}
+
+void add_row_index(JacobianParts& p, const py::object& row_index) {
   if (row_index.is_none()) {
-    if (p.r != n) throw InvalidArgument("j_t", std::to_string(p.r) + " residual blocks", "n blocks, or row_index");
-    return p;
+    if (p.r != p.n) throw InvalidArgument("j_t", std::to_string(p.r) + " residual blocks", "n blocks, or row_index");
+    return;
   }
   const auto rows = indices(row_index.cast<py::array>(), "row_index");
   if (static_cast<Index>(rows.size()) != p.r) {
     throw InvalidArgument("row_index", std::to_string(rows.size()) + " entries", "one entry per residual block");
   }
-  for (const Index row : rows) {
-    if (row < 0 || row >= n) {
-      throw InvalidArgument("row_index", std::to_string(row), "a row in 0.." + std::to_string(n - 1));
-    }
-  }
-  p.row_index = rows.data();
-  return p;
+  p.row_index = rows.data();  // the core looks at the values
 }
 
 py::tuple normal_equations_of(const py::array& j_t, const py::array& j_beta, const py::array& residual,
                               const py::object& weights, const py::object& row_index, Index n) {
   if (j_beta.ndim() != 3) throw InvalidArgument("j_beta", "not three axes", "(r, q, k)");
-  JacobianParts p = jacobian_parts(j_t, residual, weights, row_index, n);
+  JacobianParts p = jacobian_parts(j_t, residual, weights, n);
+  add_row_index(p, row_index);
   p.k = j_beta.shape(2);
   p.j_beta = input(j_beta, product(product(p.r, p.q), p.k), "j_beta").data();
   auto h_tt = new_array({n, p.d, p.d});
@@ -161,28 +159,53 @@ py::tuple border_term(const Border& border, const py::capsule& owner) {
       py::dict("blocks"_a = table, "p"_a = sparse.p, "left_dim"_a = border.k / sparse.p, "mirror"_a = sparse.mirror));
 }
 
-// (h_tt, (indptr, block_index, values, block_offsets), border term, g_t, g_beta): views of what the core made.
+// (h_tt, values of the cross block, border term, g_t, g_beta, pattern): views of what the core made.
+py::tuple views_of(std::unique_ptr<SparseNormalEquations> made, const JacobianParts& p, py::object pattern) {
+  const SparseNormalEquations& e = *made;
+  if (pattern.is_none()) {
+    LinearizationPattern own{e.pattern, e.cross, e.n, e.d, p.r, p.q, e.cross_values};
+    own.cross.values = nullptr;
+    pattern = py::cast(std::move(own));
+  }
+  const py::capsule owner(made.release(), [](void* self) { delete static_cast<SparseNormalEquations*>(self); });
+  const auto view = [&](const void* data, Shape shape) {
+    return py::array_t<double>(std::move(shape), static_cast<const double*>(data), owner);
+  };
+  return py::make_tuple(view(e.h_tt, {e.n, e.d, e.d}), view(e.cross.values, {e.cross_values}),
+                        border_term(e.border, owner), view(e.g_t, {e.n, e.d}), view(e.g_beta, {e.k}), pattern);
+}
+
 py::tuple sparse_normal_equations_of(const py::array& j_t, const py::dict& j_beta, const py::array& residual,
                                      const py::object& weights, const py::object& row_index, Index n) {
-  JacobianParts p = jacobian_parts(j_t, residual, weights, row_index, n);
+  JacobianParts p = jacobian_parts(j_t, residual, weights, n);
+  add_row_index(p, row_index);
   p.k = indices(j_beta["block_offsets"].cast<py::array>(), "block_offsets").back();
   std::vector<py::object> kept;
   const Cross blocks =
       make_cross(py::make_tuple("block_sparse", j_beta), RowSizes{p.r, p.q, {}}, p.r * p.q, p.k, DType::float64, kept);
   auto made = std::make_unique<SparseNormalEquations>(
       released([&] { return normal_equations(p, std::get<BlockSparseCross>(blocks)); }));
-  const SparseNormalEquations& e = *made;
-  const py::capsule owner(made.release(), [](void* self) { delete static_cast<SparseNormalEquations*>(self); });
+  return views_of(std::move(made), p, py::none());
+}
 
-  const auto view = [&](const double* data, Shape shape) { return py::array_t<double>(std::move(shape), data, owner); };
-  const auto index_view = [&](const Index* data, Index count) { return py::array_t<Index>(Shape{count}, data, owner); };
-  const std::vector<Index>& offsets = e.cross.block_offsets;
-  const Index entries = e.cross.indptr[e.n];
-  const auto pattern = py::make_tuple(index_view(e.cross.indptr, e.n + 1), index_view(e.cross.block_index, entries),
-                                      view(static_cast<const double*>(e.cross.values), {e.cross_values}),
-                                      index_view(offsets.data(), static_cast<Index>(offsets.size())));
-  return py::make_tuple(view(e.h_tt, {e.n, e.d, e.d}), pattern, border_term(e.border, owner), view(e.g_t, {e.n, e.d}),
-                        view(e.g_beta, {e.k}));
+py::tuple normal_equations_on(const py::object& pattern, const py::array& j_t, const py::array& j_beta,
+                              const py::array& residual, const py::object& weights) {
+  const auto& known = pattern.cast<const LinearizationPattern&>();
+  JacobianParts p = jacobian_parts(j_t, residual, weights, known.n);
+  p.k = known.cross.block_offsets.back();
+  p.j_beta = input(j_beta, jacobian_values(*known.jacobians), "j_beta").data();
+  auto made = std::make_unique<SparseNormalEquations>(released([&] { return normal_equations(known.jacobians, p); }));
+  return views_of(std::move(made), p, pattern);
+}
+
+// (indptr, block_index, block_offsets) of the cross block of a pattern.
+py::tuple indices_of(const py::object& pattern) {
+  const auto& known = pattern.cast<const LinearizationPattern&>();
+  const auto view = [&](const Index* data, Index count) { return py::array_t<Index>(Shape{count}, data, pattern); };
+  const std::vector<Index>& offsets = known.cross.block_offsets;
+  return py::make_tuple(view(known.cross.indptr, known.n + 1),
+                        view(known.cross.block_index, known.cross.indptr[known.n]),
+                        view(offsets.data(), static_cast<Index>(offsets.size())));
 }
 
 }  // namespace
@@ -248,7 +271,13 @@ void register_system(py::module_& m) {
   m.def("normal_equations", &normal_equations_of, "j_t"_a, "j_beta"_a, "residual"_a, "weights"_a, "row_index"_a, "n"_a,
         "Gauss-Newton normal equations: (h_tt, h_tb, h_bb, g_t, g_beta).");
   m.def("normal_equations_sparse", &sparse_normal_equations_of, "j_t"_a, "j_beta"_a, "residual"_a, "weights"_a,
-        "row_index"_a, "n"_a, "The same with block-sparse j_beta: h_tb and h_bb are descriptions of their forms.");
+        "row_index"_a, "n"_a,
+        "The same with block-sparse j_beta: (h_tt, values of the cross block, border, g_t, g_beta, pattern).");
+  m.def("normal_equations_on", &normal_equations_on, "pattern"_a, "j_t"_a, "j_beta"_a, "residual"_a, "weights"_a,
+        "The same for other numbers on the pattern of an earlier call.");
+  py::class_<LinearizationPattern>(m, "LinearizationPattern", "What the indices of residual blocks decide.")
+      .def_property_readonly("sizes", [](const LinearizationPattern& p) { return py::make_tuple(p.n, p.d, p.r, p.q); });
+  m.def("indices_of", &indices_of, "pattern"_a, "(indptr, block_index, block_offsets) of its cross blocks.");
 }
 
 }  // namespace arrowschur::python

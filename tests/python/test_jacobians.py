@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,45 @@ def test_a_gradient_given_later_is_still_checked() -> None:
     assert system.symmetry == "check"
     with pytest.raises(asn.InvalidArgument):
         system.with_gradient(np.full(system.g_t.shape, np.nan), system.g_beta)
+
+
+def test_another_linearization_takes_the_pattern_over() -> None:
+    for per_residual in (1, 2):
+        p, other = problem(11, per_residual=per_residual), problem(12, per_residual=per_residual)
+        first = asn.ArrowSystem.from_jacobians(p["j_t"], p["blocks"], p["residual"], row_index=p["rows"], n=6)
+        values = np.random.default_rng(13).normal(size=p["blocks"].values.shape)
+        blocks = asn.BlockSparseCross(p["blocks"].indptr, p["blocks"].block_index, values, OFFSETS)
+        arguments = (other["j_t"], other["residual"])
+        anew = asn.ArrowSystem.from_jacobians(
+            arguments[0], blocks, arguments[1], weights=p["weights"], row_index=p["rows"], n=6
+        )
+        for j_beta in (values, blocks):
+            like = asn.ArrowSystem.from_jacobians(arguments[0], j_beta, arguments[1], weights=p["weights"], like=first)
+            assert np.shares_memory(like.cross.indptr, first.cross.indptr)
+            for a, b in zip(like.to_dense(), anew.to_dense(), strict=True):
+                np.testing.assert_array_equal(a, b)
+            damped = {"ridge_t": 1.0, "ridge_beta": 1.0}
+            np.testing.assert_array_equal(
+                asn.newton_step(like, **damped).delta_beta, asn.newton_step(anew, **damped).delta_beta
+            )
+        again = pickle.loads(pickle.dumps(like))
+        np.testing.assert_array_equal(again.to_dense()[0], anew.to_dense()[0])
+
+
+def test_a_pattern_that_does_not_fit_is_refused_by_name() -> None:
+    p = problem(14)
+    parts = (p["j_t"], p["blocks"].values, p["residual"])
+    first = asn.ArrowSystem.from_jacobians(p["j_t"], p["blocks"], p["residual"], row_index=p["rows"])
+    dense = asn.ArrowSystem.from_jacobians(p["j_t"], p["dense"], p["residual"], row_index=p["rows"])
+    cases: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("like", parts, {"like": dense}),
+        ("like", parts, {"like": "no system"}),
+        ("row_index", parts, {"like": first, "row_index": p["rows"]}),
+        ("n", parts, {"like": first, "n": 5}),
+        ("j_beta", (parts[0], parts[1][:-1], parts[2]), {"like": first}),
+        ("j_t", (parts[0][:-1], parts[1], parts[2][:-1]), {"like": first}),
+    ]
+    for argument, positional, keywords in cases:
+        with pytest.raises(asn.InvalidArgument) as caught:
+            asn.ArrowSystem.from_jacobians(*positional, **keywords)
+        assert caught.value.argument == argument

@@ -27,6 +27,11 @@
 
 namespace arrowschur {
 
+namespace cross {
+struct Layout;
+struct Pattern;
+}  // namespace cross
+
 // ---- border -------------------------------------------------------------------------------------------------------
 // Terms of the border block. Their buffers have the system's dtype. Only the lower triangle of dense data is read once
 // the symmetry has been checked.
@@ -139,6 +144,8 @@ struct BlockSparseCross {
   const Index* block_index = nullptr;  // [indptr[n]]
   const void* values = nullptr;
   std::vector<Index> block_offsets;  // [blocks + 1], 0 .. k
+  // Of normal_equations(): what systems of one pattern share. Not to be copied onto other index arrays.
+  std::shared_ptr<const cross::Pattern> pattern = nullptr;
 };
 // Gather-Kronecker rows B_i = sum over pairs s of row i:  phi_s J at columns [base_s, base_s + p), J d_i x p. One J per
 // row (j_ptr null: j is [T, p]), or several: row i owns the matrices j_ptr[i] .. j_ptr[i + 1], d_i x p each, one after
@@ -198,10 +205,6 @@ struct SystemParts {
   const void* g_beta = nullptr;  // [k]
   std::shared_ptr<const void> owner;  // keeps the buffers alive; may be empty
 };
-
-namespace cross {
-struct Layout;
-}
 
 class ArrowSystem {
  public:
@@ -300,6 +303,8 @@ struct JacobianParts {
 };
 void normal_equations(const JacobianParts&, double* h_tt, double* h_tb, double* h_bb, double* g_t, double* g_beta);
 
+struct JacobianPattern;  // see jacobian_pattern()
+
 // The same when each residual block touches few border blocks: j_beta is CSR over the residual blocks (indptr [r + 1], blocks
 // of q x b_j, one after another; JacobianParts::j_beta stays null). Cost: r q (d^2 + d b + b^2) flops with b the border
 // columns that a residual block touches; nothing of size n d k or k^2 is formed.
@@ -313,10 +318,23 @@ struct SparseNormalEquations {
   // One block-diagonal term when no residual block touches two border blocks, else one SparseBlockKroneckerBorder with
   // p = 1 and mirror (lower blocks).
   Border border;
+  std::shared_ptr<const JacobianPattern> pattern;  // for the next linearization
   std::shared_ptr<const void> owner;  // of all buffers
   SystemParts parts() const;
 };
 // The result is finite and exactly symmetric: ArrowSystem::make need not check it again (ValidationOptions).
 SparseNormalEquations normal_equations(const JacobianParts&, const BlockSparseCross& j_beta);
+
+// What the indices of the residual blocks decide, for a problem that is linearized again and again: the residual blocks
+// of each row, the pattern of the cross block and of the border, where each Jacobian goes, and what solvers derive from
+// these. Immutable; threads may share it.
+//
+// Reads the sizes and row_index of the parts, and of j_beta everything but its values; keeps copies. O(r + entries of
+// j_beta). Errors: those of normal_equations().
+std::shared_ptr<const JacobianPattern> jacobian_pattern(const JacobianParts&, const BlockSparseCross& j_beta);
+Index jacobian_values(const JacobianPattern&) noexcept;  // numbers of its j_beta
+// The normal equations on a pattern: JacobianParts::j_beta points to the values of its j_beta, row_index is not read, the
+// sizes are those of the pattern. The systems share their index arrays, and their cross blocks the pattern.
+SparseNormalEquations normal_equations(const std::shared_ptr<const JacobianPattern>&, const JacobianParts&);
 
 }  // namespace arrowschur

@@ -47,7 +47,14 @@ RowReport StructuredFrame::factor_rows(const Ridges& ridges, const RowPolicy& po
 void StructuredFrame::reduce() {
   const auto storage =
       float32_storage(options_, plan_) ? eliminate::WhitenedStorage::float32 : eliminate::WhitenedStorage::float64;
-  w_ = eliminate::whiten(*shared_system_, *rows_, storage);
+  // W'u = B' A^-1 g, as reduce_rhs() makes it.
+  own_reduction_ = Buffer<double>(system_.k());
+  Buffer<double> y(system_.total_dim());
+  eliminate::with_storage(system_.dtype(), system_.g_t(), [&](const auto* g) { std::copy(g, g + y.size(), y.data()); });
+  solve_rows(Part::full, 0, system_.n(), y.data(), 1);
+  eliminate::TransposeAlong along{y.data(), own_reduction_.data()};
+  w_ = eliminate::whiten(*shared_system_, *rows_, storage, &along);
+  if (!along.done) cross_transpose(y.data(), own_reduction_.data(), 1);
   border::SolverInputs inputs;
   inputs.system = shared_system_.get();
   inputs.w = w_;
@@ -55,11 +62,6 @@ void StructuredFrame::reduce() {
   inputs.plan = plan_;
   inputs.chosen_by_plan = options_.mode == Mode::automatic;
   solver_ = make_solver(inputs);
-  own_reduction_ = Buffer<double>(system_.k());
-  Buffer<double> g(system_.total_dim());
-  eliminate::with_storage(system_.dtype(), system_.g_t(),
-                          [&](const auto* data) { std::copy(data, data + g.size(), g.data()); });
-  reduce_rhs(g.data(), own_reduction_.data());
 }
 
 BorderReport StructuredFrame::factor_border(const Ridges& ridges, Guards guards, bool evidence) {

@@ -4,8 +4,11 @@
 
 namespace arrowschur::eliminate {
 
-std::unique_ptr<Whitened> whiten(const ArrowSystem& system, const RowFactors<double>& rows, WhitenedStorage storage) {
-  if (std::holds_alternative<BlockSparseCross>(system.cross())) return whiten_block_sparse(system, rows, storage);
+std::unique_ptr<Whitened> whiten(const ArrowSystem& system, const RowFactors<double>& rows, WhitenedStorage storage,
+                                 TransposeAlong* along) {
+  if (std::holds_alternative<BlockSparseCross>(system.cross())) {
+    return whiten_block_sparse(system, rows, storage, along);
+  }
   if (std::holds_alternative<KroneckerCross>(system.cross())) return whiten_kronecker(system, rows, storage);
   if (std::holds_alternative<OperatorCross>(system.cross())) return whiten_operator(system, rows);
   return whiten_dense(system, rows, storage);

@@ -13,9 +13,11 @@
 
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "arrowschur/system.hpp"
+#include "eliminate/block_index.hpp"
 #include "eliminate/row_factor.hpp"
 #include "linalg/buffer.hpp"
 
@@ -77,29 +79,37 @@ class BlockSparseWhitened : public Whitened {
   const char* form() const noexcept override { return "block_sparse"; }
   std::span<const Index> indptr() const noexcept { return indptr_; }
   std::span<const Index> block_index() const noexcept { return block_index_; }
-  std::span<const Index> value_ptr() const noexcept { return view(value_ptr_); }  // [entries + 1]
+  std::span<const Index> value_ptr() const noexcept { return view(index_->value_ptr); }  // [entries + 1]
   std::span<const Index> offsets() const noexcept { return offsets_; }  // columns of the border blocks
   const double* values() const noexcept { return values_.data(); }  // null when stored in float32
   const float* values32() const noexcept { return values32_.data(); }  // null when stored in float64
   // The same pattern by border block: entries of block b are by_block[block_ptr[b]] .. , ascending rows; row_of[e].
-  std::span<const Index> block_ptr() const noexcept { return view(block_ptr_); }
-  std::span<const Index> by_block() const noexcept { return view(by_block_); }
-  std::span<const Index> row_of() const noexcept { return view(row_of_); }
+  std::span<const Index> block_ptr() const noexcept { return view(index_->block_ptr); }
+  std::span<const Index> by_block() const noexcept { return view(index_->by_block); }
+  std::span<const Index> row_of() const noexcept { return view(index_->row_of); }
 
  protected:
-  using Whitened::Whitened;
+  BlockSparseWhitened(Index rows, Index cols, std::shared_ptr<const BlockIndex> index)
+      : Whitened(rows, cols), index_(std::move(index)) {}
   static std::span<const Index> view(const linalg::Buffer<Index>& b) noexcept {
     return {b.data(), static_cast<std::size_t>(b.size())};
   }
   std::span<const Index> indptr_, block_index_, offsets_;
-  linalg::Buffer<Index> value_ptr_, block_ptr_, by_block_, row_of_;
+  std::shared_ptr<const BlockIndex> index_;
   linalg::Buffer<double> values_;
   linalg::Buffer<float> values32_;
 };
 
-// W from the row factors, in the form of the system's cross block. `rows` and `system` must outlive the result.
+// B'y, for who has it made while B is read for W: the bits of cross::transpose().
+struct TransposeAlong {
+  const double* y = nullptr;  // [T]
+  double* out = nullptr;  // [k]
+  bool done = false;
+};
+// W from the row factors, in the form of the system's cross block. `rows` and `system` must outlive the result. The
+// block-sparse form takes `along` along.
 std::unique_ptr<Whitened> whiten(const ArrowSystem& system, const RowFactors<double>& rows,
-                                 WhitenedStorage storage = WhitenedStorage::float64);
+                                 WhitenedStorage storage = WhitenedStorage::float64, TransposeAlong* along = nullptr);
 // Bytes that whiten() will hold, for the plan.
 Index whitened_bytes(const ArrowSystem& system, WhitenedStorage storage);
 

@@ -2,45 +2,19 @@
 //
 // W'W is owned by border blocks: the task of block a walks its entries in ascending rows and adds W_ia' W_ib for the
 // blocks b <= a of each row. No partials, no conflicts, and the block row of S stays in cache. With few blocks of the
-// usual sizes a task owns a band of them and reads W in order instead.
-#include <numeric>
+// usual sizes a task owns a band of them and reads W by chunks of rows instead.
+#include <algorithm>
 
+#include "eliminate/block_index.hpp"
 #include "eliminate/whitened_forms.hpp"
+#include "system/cross.hpp"
 
 namespace arrowschur::eliminate {
 namespace {
 
 using linalg::Buffer;
 
-constexpr Index kMostGroups = 32;  // private partials of k entries
-constexpr Index kGroupValues = Index{1} << 15;
-constexpr Index kBandBytes = Index{1} << 18;  // of tiles: leaves room for W in an L2 cache
-constexpr Index kMostBands = 16;
-
-// Rows that follow one another in the caller's order and have the same size.
-struct Stretch {
-  Index row, count, d;
-};
-std::vector<Stretch> stretches_of(const ArrowSystem& s) {
-  std::vector<Stretch> out;
-  if (s.is_uniform()) {
-    if (s.n() > 0) out.push_back({0, s.n(), s.row_dim(0)});
-    return out;
-  }
-  for (Index i = 0; i < s.n(); ++i) {
-    if (out.empty() || out.back().d != s.row_dim(i)) out.push_back({i, 0, s.row_dim(i)});
-    ++out.back().count;
-  }
-  return out;
-}
-
-Index common_width(std::span<const Index> offsets) {
-  const Index width = offsets.size() > 1 ? offsets[1] - offsets[0] : 0;
-  for (std::size_t b = 1; b + 1 < offsets.size(); ++b) {
-    if (offsets[b + 1] - offsets[b] != width) return 0;
-  }
-  return width;
-}
+constexpr Index kGroupValues = Index{1} << 15;  // fewer are not worth a wake-up
 
 Index stored_values(const ArrowSystem& s, const BlockSparseCross& cross) {
   Index values = 0;
@@ -57,25 +31,19 @@ Index stored_values(const ArrowSystem& s, const BlockSparseCross& cross) {
 
 class BlockSparseForm final : public BlockSparseWhitened {
  public:
-  BlockSparseForm(const ArrowSystem& s, const RowFactors<double>& rows, WhitenedStorage storage)
-      : BlockSparseWhitened(s.total_dim(), s.k()), system_(s), stretches_(stretches_of(s)) {
+  BlockSparseForm(const ArrowSystem& s, const RowFactors<double>& rows, WhitenedStorage storage, TransposeAlong* along)
+      : BlockSparseWhitened(s.total_dim(), s.k(), index_of(s)), system_(s) {
     const auto& cross = std::get<BlockSparseCross>(system_.cross());
     indptr_ = {cross.indptr, static_cast<std::size_t>(s.n()) + 1};
-    entries_ = cross.indptr[s.n()];
     block_index_ = {cross.block_index, static_cast<std::size_t>(entries_)};
     offsets_ = cross.block_offsets;
-    blocks_ = static_cast<Index>(offsets_.size()) - 1;
-    width_ = common_width(offsets_);
-    height_ = stretches_.size() == 1 ? stretches_.front().d : 0;
-    index_pattern();
-    const Index values = value_ptr_[entries_];
+    const Index values = value_ptr(entries_);
     if (storage == WhitenedStorage::float64) {
       values_ = Buffer<double>(values);
     } else {
       values32_ = Buffer<float>(values);
     }
-    split_rows();
-    with_storage(s.dtype(), cross.values, [&](const auto* b) { fill(rows, b); });
+    with_storage(s.dtype(), cross.values, [&](const auto* b) { fill(rows, b, along); });
   }
 
   void apply(const double* x, double* y, Index m) const override {
@@ -99,7 +67,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
       });
     }
     with_values([&](const auto* w) {
-      linalg::parallel_for_if(value_ptr_[entries_] * m >= linalg::kParallelWork, blocks_,
+      linalg::parallel_for_if(value_ptr(entries_) * m >= linalg::kParallelWork, blocks_,
                               [&](Index b) { transpose_many(w, b, y, x, m); });
     });
   }
@@ -119,7 +87,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
           [&](Index begin, Index end, double* own) {
             for (Index e = indptr(begin); e < indptr(end); ++e) {
               const Index first = offset(block(e)), width = offset(block(e) + 1) - first;
-              for (Index v = value_ptr_[e]; v < value_ptr_[e + 1]; v += width) {
+              for (Index v = value_ptr(e); v < value_ptr(e + 1); v += width) {
                 for (Index q = 0; q < width; ++q) {
                   const double value = static_cast<double>(w[v + q]);
                   own[first + q] += value * value;
@@ -162,7 +130,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
   void to_dense(double* out, Index ld) const override {
     with_values([&](const auto* w) {
       linalg::parallel_for_if(rows_ * cols_ >= linalg::kParallelWork, groups(), [&](Index g) {
-        for (Index i = bounds_[g]; i < bounds_[g + 1]; ++i) {
+        for (Index i = index_->bounds[g]; i < index_->bounds[g + 1]; ++i) {
           const Index d = system_.row_dim(i);
           double* row = out + system_.row_offset(i) * ld;
           for (Index r = 0; r < d; ++r) std::fill(row + r * ld, row + r * ld + cols_, 0.0);
@@ -170,7 +138,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
             const Index first = offset(block(e)), width = offset(block(e) + 1) - first;
             for (Index r = 0; r < d; ++r) {
               for (Index q = 0; q < width; ++q) {
-                row[r * ld + first + q] = static_cast<double>(w[value_ptr_[e] + r * width + q]);
+                row[r * ld + first + q] = static_cast<double>(w[value_ptr(e) + r * width + q]);
               }
             }
           }
@@ -179,10 +147,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
     });
   }
 
-  Index nbytes() const override {
-    return values_.nbytes() + values32_.nbytes() + value_ptr_.nbytes() + block_ptr_.nbytes() + by_block_.nbytes() +
-           row_of_.nbytes() + static_cast<Index>(stretches_.size() * sizeof(Stretch));
-  }
+  Index nbytes() const override { return values_.nbytes() + values32_.nbytes() + index_->nbytes(); }
 
  private:
   static constexpr Index kSerialEntries = 4096;  // fewer are not worth a wake-up
@@ -191,7 +156,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
   Index indptr(Index row) const { return indptr_[static_cast<std::size_t>(row)]; }
   Index block(Index e) const { return block_index_[static_cast<std::size_t>(e)]; }
   Index offset(Index b) const { return offsets_[static_cast<std::size_t>(b)]; }
-  Index groups() const { return bounds_.size() - 1; }
+  Index groups() const { return index_->bounds.size() - 1; }
 
   template <class F>
   void with_values(F&& f) const {
@@ -202,47 +167,10 @@ class BlockSparseForm final : public BlockSparseWhitened {
     return linalg::kernels().data<In>();
   }
 
-  void index_pattern() {
-    value_ptr_ = Buffer<Index>(entries_ + 1);
-    row_of_ = Buffer<Index>(entries_);
-    block_ptr_ = Buffer<Index>(blocks_ + 1);
-    by_block_ = Buffer<Index>(entries_);
-    std::fill(block_ptr_.begin(), block_ptr_.end(), Index{0});
-    Index value = 0;
-    for (const Stretch& stretch : stretches_) {
-      for (Index i = stretch.row; i < stretch.row + stretch.count; ++i) {
-        for (Index e = indptr(i); e < indptr(i + 1); ++e) {
-          row_of_[e] = i;
-          value_ptr_[e] = value;
-          value += stretch.d * (offset(block(e) + 1) - offset(block(e)));
-          ++block_ptr_[block(e) + 1];
-        }
-      }
-    }
-    value_ptr_[entries_] = value;
-    for (Index b = 0; b < blocks_; ++b) block_ptr_[b + 1] += block_ptr_[b];
-    Buffer<Index> next(blocks_);
-    std::copy(block_ptr_.data(), block_ptr_.data() + blocks_, next.data());
-    for (Index e = 0; e < entries_; ++e) by_block_[next[block(e)]++] = e;
-  }
-
-  // Groups of rows with about equal numbers of values, fixed by the pattern.
-  void split_rows() {
-    const Index values = value_ptr_[entries_], n = system_.n();
-    const Index parts = std::clamp<Index>(values / std::max(kGroupValues, 2 * cols_), 1, kMostGroups);
-    bounds_ = Buffer<Index>(parts + 1);
-    bounds_[0] = 0;
-    bounds_[parts] = n;
-    for (Index g = 1; g < parts; ++g) {
-      const Index* at = std::lower_bound(value_ptr_.data(), value_ptr_.data() + entries_, values * g / parts);
-      bounds_[g] = row_of_[at - value_ptr_.data()];
-    }
-  }
-
   template <class F>
   void for_groups(Index m, F&& f) const {
-    linalg::parallel_for_if(value_ptr_[entries_] * m >= kGroupValues * 2, groups(),
-                            [&](Index g) { f(g, bounds_[g], bounds_[g + 1]); });
+    linalg::parallel_for_if(value_ptr(entries_) * m >= kGroupValues * 2, groups(),
+                            [&](Index g) { f(g, index_->bounds[g], index_->bounds[g + 1]); });
   }
   // f(row begin, row end, partial [k]) for every group, then g(partials, stride).
   template <class F, class G>
@@ -260,10 +188,10 @@ class BlockSparseForm final : public BlockSparseWhitened {
   // f(stretch) for the parts of the stretches that lie in rows [begin, end).
   template <class F>
   void within(Index begin, Index end, F&& f) const {
-    auto at = std::upper_bound(stretches_.begin(), stretches_.end(), begin,
+    auto at = std::upper_bound(index_->stretches.begin(), index_->stretches.end(), begin,
                                [](Index row, const Stretch& s) { return row < s.row; });
-    if (at != stretches_.begin()) --at;
-    for (; at != stretches_.end() && at->row < end; ++at) {
+    if (at != index_->stretches.begin()) --at;
+    for (; at != index_->stretches.end() && at->row < end; ++at) {
       const Index first = std::max(begin, at->row), last = std::min(end, at->row + at->count);
       if (first < last && at->d > 0) f(Stretch{first, last - first, at->d});
     }
@@ -276,11 +204,11 @@ class BlockSparseForm final : public BlockSparseWhitened {
       linalg::BlockRowsArgs<In> args;
       args.d = s.d;
       args.count = s.count;
-      args.b = width_;
+      args.b = index_->width;
       args.ptr = indptr_.data() + s.row;
       args.block = block_index_.data();
       args.offsets = offsets_.data();
-      args.values = w + value_ptr_[indptr(s.row)];
+      args.values = w + value_ptr(indptr(s.row));
       args.x = x;
       args.z = z == nullptr ? nullptr : z + system_.row_offset(s.row);
       args.v = v == nullptr ? nullptr : v + system_.row_offset(s.row);
@@ -300,7 +228,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
       for (Index e = indptr(i); e < indptr(i + 1); ++e) {
         const Index first = offset(block(e)), width = offset(block(e) + 1) - first;
         for (Index r = 0; r < d; ++r) {
-          for (Index q = 0; q < width; ++q) line[q] = static_cast<double>(w[value_ptr_[e] + r * width + q]);
+          for (Index q = 0; q < width; ++q) line[q] = static_cast<double>(w[value_ptr(e) + r * width + q]);
           axpy(width, m, x + first * m, m, line.data(), out + r * m, nullptr);
         }
       }
@@ -312,10 +240,10 @@ class BlockSparseForm final : public BlockSparseWhitened {
     const Index first = offset(b), width = offset(b + 1) - first;
     std::fill(x + first * m, x + (first + width) * m, 0.0);
     Buffer<double> column(std::max<Index>(1, system_.max_dim()));
-    for (Index t = block_ptr_[b]; t < block_ptr_[b + 1]; ++t) {
-      const Index e = by_block_[t], row = row_of_[e], d = system_.row_dim(row);
+    for (Index t = index_->block_ptr[b]; t < index_->block_ptr[b + 1]; ++t) {
+      const Index e = index_->by_block[t], row = index_->row_of[e], d = system_.row_dim(row);
       for (Index q = 0; q < width; ++q) {
-        for (Index r = 0; r < d; ++r) column[r] = static_cast<double>(w[value_ptr_[e] + r * width + q]);
+        for (Index r = 0; r < d; ++r) column[r] = static_cast<double>(w[value_ptr(e) + r * width + q]);
         axpy(d, m, y + system_.row_offset(row) * m, m, column.data(), x + (first + q) * m, nullptr);
       }
     }
@@ -329,16 +257,16 @@ class BlockSparseForm final : public BlockSparseWhitened {
   template <class In>
   linalg::BlockGramArgs<In> gram_args(const In* w, Index a) const {
     linalg::BlockGramArgs<In> args;
-    args.count = block_ptr_[a + 1] - block_ptr_[a];
-    args.entries = by_block_.data() + block_ptr_[a];
+    args.count = index_->block_ptr[a + 1] - index_->block_ptr[a];
+    args.entries = index_->by_block.data() + index_->block_ptr[a];
     args.width = offset(a + 1) - offset(a);
-    args.d = height_;
-    args.b = width_;
-    args.row_of = row_of_.data();
+    args.d = index_->height;
+    args.b = index_->width;
+    args.row_of = index_->row_of.data();
     args.ptr = indptr_.data();
     args.block = block_index_.data();
     args.offsets = offsets_.data();
-    args.value_ptr = value_ptr_.data();
+    args.value_ptr = index_->value_ptr.data();
     args.values = w;
     return args;
   }
@@ -347,25 +275,21 @@ class BlockSparseForm final : public BlockSparseWhitened {
   template <class In>
   bool subtract_gram_in_bands(const In* w, double* s, Index ld) const {
     linalg::GramBandArgs<In> args;
-    args.d = height_;
-    args.b = width_;
-    // A tile is summed in the order of the rows, whatever its band: their number is free to follow the threads.
-    const Index bytes = blocks_ * (blocks_ + 1) / 2 * linalg::kGramTile * 8, threads = linalg::current_threads();
-    const Index bands = linalg::round_up(std::max(bytes / kBandBytes, Index{1}), threads);
-    if (bytes > kMostBands * kBandBytes || entries_ < kSerialEntries || !kernel(w).gram_band(args))
-      return false;  // only asks
-    args.rows = system_.n();
-    args.ptr = indptr_.data();
+    args.d = index_->height;
+    args.b = index_->width;
+    if (!index_->tiles_fit() || !kernel(w).gram_band(args)) return false;  // no entries yet: only asks
+    const BlockIndex::GramLists& lists = index_->gram_lists();
+    args.chunks = lists.chunks;
+    args.blocks = blocks_;
+    args.list = lists.list.data();
+    args.ptr = lists.ptr.data();
     args.block = block_index_.data();
     args.values = w;
 
-    // Equal numbers of pairs.
-    std::vector<Index> pairs(static_cast<std::size_t>(blocks_) + 1, 0);
-    for (Index i = 0; i < args.rows; ++i) {
-      for (Index e = indptr(i); e < indptr(i + 1); ++e)
-        pairs[static_cast<std::size_t>(block(e)) + 1] += e - indptr(i) + 1;
-    }
-    std::partial_sum(pairs.begin(), pairs.end(), pairs.begin());
+    // A tile is summed in the order of the rows, whatever its band: bands follow the threads, with equal numbers of
+    // pairs.
+    const Index bands = linalg::current_threads();
+    const std::vector<Index>& pairs = lists.pairs;
     const auto bound = [&](Index band) {
       return std::lower_bound(pairs.begin(), pairs.end() - 1, pairs.back() * band / bands) - pairs.begin();
     };
@@ -381,7 +305,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
       const double* tile = tiles.data();
       for (Index a = own.begin; a < own.end; ++a) {
         for (Index b = 0; b <= a; ++b, tile += linalg::kGramTile) {
-          linalg::kernels().only64.subtract_gram_tile(width_, tile, s + offset(a) * ld + offset(b), ld, a == b);
+          linalg::kernels().only64.subtract_gram_tile(args.b, tile, s + offset(a) * ld + offset(b), ld, a == b);
         }
       }
     });
@@ -390,7 +314,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
 
   template <class In>
   void run(linalg::BlockGramArgs<In>& args) const {
-    const bool tiled = width_ > 1;
+    const bool tiled = index_->width > 1;
     const Index used = args.own_only ? 1 : blocks_;
     Buffer<double> tiles(tiled ? used * linalg::kGramTile : 0);
     Buffer<Index> list(tiled ? used : 0);
@@ -438,16 +362,16 @@ class BlockSparseForm final : public BlockSparseWhitened {
         return run(args);
       }
       const Index width_a = offset(a.block + 1) - offset(a.block);
-      for (Index t = block_ptr_[a.block]; t < block_ptr_[a.block + 1]; ++t) {
-        const Index e = by_block_[t], d = system_.row_dim(row_of_[e]);
-        for (Index f = indptr(row_of_[e]); f <= e; ++f) {
+      for (Index t = index_->block_ptr[a.block]; t < index_->block_ptr[a.block + 1]; ++t) {
+        const Index e = index_->by_block[t], d = system_.row_dim(index_->row_of[e]);
+        for (Index f = indptr(index_->row_of[e]); f <= e; ++f) {
           if (column[block(f)] < 0) continue;
           const Part& b = part(first[block(f)]);
           const Index width_b = offset(b.block + 1) - offset(b.block);
           for (Index i = a.begin; i < a.begin + a.count; ++i) {
-            const In* wa = w + value_ptr_[e] + cols[static_cast<std::size_t>(i)] - offset(a.block);
+            const In* wa = w + value_ptr(e) + cols[static_cast<std::size_t>(i)] - offset(a.block);
             for (Index j = b.begin; j < b.begin + b.count && j <= i; ++j) {
-              const In* wb = w + value_ptr_[f] + cols[static_cast<std::size_t>(j)] - offset(b.block);
+              const In* wb = w + value_ptr(f) + cols[static_cast<std::size_t>(j)] - offset(b.block);
               double sum = 0.0;
               for (Index r = 0; r < d; ++r) {
                 sum += static_cast<double>(wa[r * width_a]) * static_cast<double>(wb[r * width_b]);
@@ -468,38 +392,57 @@ class BlockSparseForm final : public BlockSparseWhitened {
   }
 
   template <class From>
-  void fill(const RowFactors<double>& rows, const From* b) {
-    const bool keep = values_.size() > 0 || value_ptr_[entries_] == 0;
+  void fill(const RowFactors<double>& rows, const From* b, TransposeAlong* along) {
+    if (along == nullptr) {
+      return for_groups(1, [&](Index, Index begin, Index end) { fill_rows(rows, b, begin, end, nullptr, nullptr); });
+    }
+    const std::vector<Index> bounds = cross::transpose_groups(system_);
+    const Index parts = static_cast<Index>(bounds.size()) - 1, stride = linalg::round_up(cols_, 8);
+    Buffer<double> partial(parts * stride);
+    linalg::parallel_for_if(value_ptr(entries_) >= kGroupValues * 2, parts, [&](Index g) {
+      double* own = partial.data() + g * stride;
+      std::fill(own, own + stride, 0.0);
+      const auto first = static_cast<std::size_t>(g);
+      fill_rows(rows, b, bounds[first], bounds[first + 1], along->y, own);
+    });
+    linalg::sum_partials(cols_, parts, stride, partial.data(), along->out);
+    along->done = true;
+  }
+
+  // Rows [begin, end), and partial += B'y when y is given.
+  template <class From>
+  void fill_rows(const RowFactors<double>& rows, const From* b, Index begin, Index end, const double* y,
+                 double* partial) {
+    constexpr Index kRows = 64;  // whose values stay in cache
+    const bool keep = values_.size() > 0 || value_ptr(entries_) == 0;
     const auto& buckets = system_.buckets();
-    for_groups(1, [&](Index, Index begin, Index end) {
-      constexpr Index kRows = 64;
-      Buffer<double> scratch;
-      within(begin, end, [&](const Stretch& stretch) {
-        std::size_t bucket = 0;
-        while (buckets[bucket].d != stretch.d) ++bucket;
-        const auto& listed = buckets[bucket].rows;
-        const Index position =
-            listed.empty() ? stretch.row : std::lower_bound(listed.begin(), listed.end(), stretch.row) - listed.begin();
-        const BucketFactor<double>& f = rows.buckets[bucket];
-        for (Index i = 0; i < stretch.count; i += kRows) {
-          const Index count = std::min(kRows, stretch.count - i), row = stretch.row + i;
-          const Index v0 = value_ptr_[indptr(row)], v1 = value_ptr_[indptr(row + count)];
-          double* to = keep ? values_.data() + v0 : nullptr;
-          if (!keep) {
-            if (scratch.size() < v1 - v0) scratch = Buffer<double>(v1 - v0);
-            to = scratch.data();
-          }
-          if constexpr (std::is_same_v<From, double>) {
-            whiten_rows(f, position + i, row, count, b + v0, to);
-          } else {
-            for (Index v = v0; v < v1; ++v) to[v - v0] = static_cast<double>(b[v]);
-            whiten_rows(f, position + i, row, count, to, to);
-          }
-          if (!keep) {
-            for (Index v = v0; v < v1; ++v) values32_[v] = static_cast<float>(to[v - v0]);
-          }
+    Buffer<double> scratch;
+    within(begin, end, [&](const Stretch& stretch) {
+      std::size_t bucket = 0;
+      while (buckets[bucket].d != stretch.d) ++bucket;
+      const auto& listed = buckets[bucket].rows;
+      const Index position =
+          listed.empty() ? stretch.row : std::lower_bound(listed.begin(), listed.end(), stretch.row) - listed.begin();
+      const BucketFactor<double>& f = rows.buckets[bucket];
+      for (Index i = 0; i < stretch.count; i += kRows) {
+        const Index count = std::min(kRows, stretch.count - i), row = stretch.row + i;
+        const Index v0 = value_ptr(indptr(row)), v1 = value_ptr(indptr(row + count));
+        double* to = keep ? values_.data() + v0 : nullptr;
+        if (!keep) {
+          if (scratch.size() < v1 - v0) scratch = Buffer<double>(v1 - v0);
+          to = scratch.data();
         }
-      });
+        if constexpr (std::is_same_v<From, double>) {
+          whiten_rows(f, position + i, row, count, b + v0, to);
+        } else {
+          for (Index v = v0; v < v1; ++v) to[v - v0] = static_cast<double>(b[v]);
+          whiten_rows(f, position + i, row, count, to, to);
+        }
+        if (!keep) {
+          for (Index v = v0; v < v1; ++v) values32_[v] = static_cast<float>(to[v - v0]);
+        }
+        if (y != nullptr) cross::add_transposed(system_, row, row + count, y, partial);
+      }
     });
   }
   // `values` may be `from`.
@@ -508,37 +451,33 @@ class BlockSparseForm final : public BlockSparseWhitened {
     if (f.d <= linalg::kMaxSmall) {
       return linalg::kernels().only64.whiten_blocks(f.d, count, f.l.data() + position * f.d * f.d,
                                                     f.inv.data() + position * f.d, indptr_.data() + row,
-                                                    value_ptr_.data(), from, values);
+                                                    index_->value_ptr.data(), from, values);
     }
-    const Index v0 = value_ptr_[indptr(row)];
-    if (values != from) std::copy(from, from + value_ptr_[indptr(row + count)] - v0, values);
+    const Index v0 = value_ptr(indptr(row));
+    if (values != from) std::copy(from, from + value_ptr(indptr(row + count)) - v0, values);
     for (Index i = 0; i < count; ++i) {
       for (Index e = indptr(row + i); e < indptr(row + i + 1); ++e) {
-        solve_blocks(backend::Part::lower, f, position + i, 1, values + value_ptr_[e] - v0,
+        solve_blocks(backend::Part::lower, f, position + i, 1, values + value_ptr(e) - v0,
                      offset(block(e) + 1) - offset(block(e)));
       }
     }
   }
 
+  Index value_ptr(Index e) const { return index_->value_ptr[e]; }
+
   ArrowSystem system_;
-  std::vector<Stretch> stretches_;
-  Index entries_ = 0, blocks_ = 0;
-  Index height_ = 0, width_ = 0;  // of every block; 0: they differ
-  Buffer<Index> bounds_;          // rows of the groups
+  Index entries_ = index_->entries, blocks_ = index_->blocks();
 };
 
 }  // namespace
 
 std::unique_ptr<Whitened> whiten_block_sparse(const ArrowSystem& s, const RowFactors<double>& rows,
-                                              WhitenedStorage storage) {
-  return std::make_unique<BlockSparseForm>(s, rows, storage);
+                                              WhitenedStorage storage, TransposeAlong* along) {
+  return std::make_unique<BlockSparseForm>(s, rows, storage, along);
 }
 
 Index whitened_bytes_block_sparse(const ArrowSystem& s, WhitenedStorage storage) {
-  const auto& cross = std::get<BlockSparseCross>(s.cross());
-  const Index entries = cross.indptr[s.n()], blocks = static_cast<Index>(cross.block_offsets.size()) - 1;
-  return stored_values(s, cross) * bytes_of(storage) + static_cast<Index>(sizeof(Index)) * (3 * entries + blocks + 2) +
-         static_cast<Index>(stretches_of(s).size() * sizeof(Stretch));
+  return stored_values(s, std::get<BlockSparseCross>(s.cross())) * bytes_of(storage) + BlockIndex::nbytes(s);
 }
 
 }  // namespace arrowschur::eliminate

@@ -15,7 +15,8 @@
 namespace arrowschur::eliminate {
 
 std::unique_ptr<Whitened> whiten_dense(const ArrowSystem&, const RowFactors<double>&, WhitenedStorage);
-std::unique_ptr<Whitened> whiten_block_sparse(const ArrowSystem&, const RowFactors<double>&, WhitenedStorage);
+std::unique_ptr<Whitened> whiten_block_sparse(const ArrowSystem&, const RowFactors<double>&, WhitenedStorage,
+                                              TransposeAlong*);
 std::unique_ptr<Whitened> whiten_kronecker(const ArrowSystem&, const RowFactors<double>&, WhitenedStorage);
 std::unique_ptr<Whitened> whiten_operator(const ArrowSystem&, const RowFactors<double>&);
 Index whitened_bytes_block_sparse(const ArrowSystem&, WhitenedStorage);

@@ -114,18 +114,22 @@ struct BlockGramArgs {
   Index* list = nullptr;  // [blocks]
   char* touched = nullptr;  // [blocks]
 };
-// The same for a band of block rows at once: tiles += W_ia' W_ib for the blocks b <= a of every row, a in [begin, end), a
-// tile for each pair of blocks: (a, b) at a (a + 1) / 2 + b - begin (begin + 1) / 2. W is read in order; the tiles should
-// fit the L2 cache.
+// W'W of uniform rows and border blocks, into tiles: tile (a, b), b <= a, is number a (a + 1) / 2 + b less those of the
+// blocks before `begin`. The entries come in chunks of rows, those of a chunk by border block, those of a block in
+// ascending rows: a chunk of W and the tiles of one block stay in cache, and a tile is summed in the order of the rows.
+struct GramEntry {
+  Index entry, first;  // and the first entry of its row
+};
 template <class In>
 struct GramBandArgs {
-  Index begin = 0, end = 0;  // border blocks
-  Index rows = 0;
+  Index begin = 0, end = 0;  // border blocks a
   Index d = 0, b = 0;  // size of every row, of every border block
-  const Index* ptr = nullptr;  // entries of a row, ascending blocks
-  const Index* block = nullptr;
+  Index chunks = 0, blocks = 0;
+  const GramEntry* list = nullptr;  // block a of chunk c: list[ptr[c blocks + a]] .. list[ptr[c blocks + a + 1] - 1]
+  const Index* ptr = nullptr;
+  const Index* block = nullptr;  // of an entry
   const In* values = nullptr;
-  double* tiles = nullptr;  // kGramTile numbers each
+  double* tiles = nullptr;  // kGramTile numbers each, +=
 };
 inline constexpr Index kGramTile = 96;  // entries of the largest tile: 9 x 9, with padding
 

@@ -1028,36 +1028,55 @@ struct GramTile {
   static constexpr int kSize = B * kWidth + (kSplit ? kWidth + 1 : 0);
   static_assert(kSize <= kGramTile);
 
-  // tile += A'B
-  template <class In, int kRows>
-  ARROWSCHUR_INLINE static void add(const In* a, const In* b, double* tile) {
-    Vd y[kRows][kVecs];
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVecs; ++v) y[r][v] = load_segment(b + r * B, v, B);
+  // Tiles that add() takes at a time: a broadcast entry of A serves them all, as long as their B stay in registers.
+  static constexpr int kRegisters = n == 8 ? 12 : 6;  // for B
+  template <int kRows>
+  static constexpr int kTogether = kRows * kVecs * 4 <= kRegisters   ? 4
+                                   : kRows * kVecs * 2 <= kRegisters ? 2
+                                                                     : 1;
+
+  // tile_m += A'B_m, m < M; B_m follow one another, `step` numbers apart.
+  template <class In, int kRows, int M>
+  ARROWSCHUR_INLINE static void add(const In* a, const In* b, Index step, double* const* tile) {
+    Vd y[M][kRows][kVecs];
+    for (int m = 0; m < M; ++m) {
+      for (int r = 0; r < kRows; ++r) {
+        for (int v = 0; v < kVecs; ++v) y[m][r][v] = load_segment(b + m * step + r * B, v, B);
+      }
     }
 #pragma GCC unroll 9
     for (int p = 0; p < B; ++p) {
-      for (int v = 0; v < kVecs; ++v) {
-        double* to = tile + p * kWidth + v * n;
-        Vd s = load(to);
-        for (int r = 0; r < kRows; ++r) s = madd(y[r][v], splat(static_cast<double>(a[r * B + p])), s);
-        store(to, s);
+      Vd s[M][kVecs];
+      for (int m = 0; m < M; ++m) {
+        for (int v = 0; v < kVecs; ++v) s[m][v] = load(tile[m] + p * kWidth + v * n);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const Vd x = splat(static_cast<double>(a[r * B + p]));
+        for (int m = 0; m < M; ++m) {
+          for (int v = 0; v < kVecs; ++v) s[m][v] = madd(y[m][r][v], x, s[m][v]);
+        }
+      }
+      for (int m = 0; m < M; ++m) {
+        for (int v = 0; v < kVecs; ++v) store(tile[m] + p * kWidth + v * n, s[m][v]);
       }
     }
     if constexpr (kSplit) {
-      double* last = tile + B * kWidth;
-      double corner = last[kWidth];
-      for (int v = 0; v < kVecs; ++v) {
-        Vd s = load(last + v * n);
-        for (int r = 0; r < kRows; ++r) {
-          s = madd(load_double(a + r * B + v * n), splat(static_cast<double>(b[r * B + B - 1])), s);
+      for (int m = 0; m < M; ++m) {
+        const In* last_of = b + m * step + B - 1;
+        double* last = tile[m] + B * kWidth;
+        double corner = last[kWidth];
+        for (int v = 0; v < kVecs; ++v) {
+          Vd s = load(last + v * n);
+          for (int r = 0; r < kRows; ++r) {
+            s = madd(load_double(a + r * B + v * n), splat(static_cast<double>(last_of[r * B])), s);
+          }
+          store(last + v * n, s);
         }
-        store(last + v * n, s);
+        for (int r = 0; r < kRows; ++r) {
+          corner = madd(static_cast<double>(a[r * B + B - 1]), static_cast<double>(last_of[r * B]), corner);
+        }
+        last[kWidth] = corner;
       }
-      for (int r = 0; r < kRows; ++r) {
-        corner = madd(static_cast<double>(a[r * B + B - 1]), static_cast<double>(b[r * B + B - 1]), corner);
-      }
-      last[kWidth] = corner;
     }
   }
   ARROWSCHUR_INLINE static double at(const double* tile, int p, int q) {
@@ -1125,11 +1144,11 @@ void block_gram_sized(const BlockGramArgs<In>& args) {
         }
         if constexpr (D > 0) {
           constexpr int kStep = D % 3 == 0 ? 3 : D;
-          for (int r = 0; r < D; r += kStep) GramTile<B>::template add<In, kStep>(a + r * B, b + r * B, tile);
+          for (int r = 0; r < D; r += kStep) GramTile<B>::template add<In, kStep, 1>(a + r * B, b + r * B, 0, &tile);
         } else {
           int r = 0;
-          for (; r + 4 <= d; r += 4) GramTile<B>::template add<In, 4>(a + r * B, b + r * B, tile);
-          for (; r < d; ++r) GramTile<B>::template add<In, 1>(a + r * B, b + r * B, tile);
+          for (; r + 4 <= d; r += 4) GramTile<B>::template add<In, 4, 1>(a + r * B, b + r * B, 0, &tile);
+          for (; r < d; ++r) GramTile<B>::template add<In, 1, 1>(a + r * B, b + r * B, 0, &tile);
         }
       } else {
         const Columns cols = columns_of<B>(block, args.offsets);
@@ -1166,28 +1185,48 @@ void block_gram(const BlockGramArgs<In>& args) {
   });
 }
 
+// The tiles of entry `e` and the M entries from `f` on, which are distinct. `tiles`: those of the block of e.
+template <class In, int D, int B, int M>
+ARROWSCHUR_INLINE void add_to_tiles(const GramBandArgs<In>& args, Index e, Index f, double* tiles) {
+  constexpr int kStep = D % 3 == 0 ? 3 : D;
+  double* tile[M];
+  for (int m = 0; m < M; ++m) tile[m] = tiles + args.block[f + m] * kGramTile;
+  const In* a = args.values + e * D * B;
+  const In* b = args.values + f * D * B;
+  for (int r = 0; r < D; r += kStep) GramTile<B>::template add<In, kStep, M>(a + r * B, b + r * B, D * B, tile);
+}
 template <class In, int D, int B>
 void gram_band_sized(const GramBandArgs<In>& args) {
-  constexpr int kStep = D % 3 == 0 ? 3 : D;
-  const Index before = args.begin * (args.begin + 1) / 2;
-  constexpr Index kAhead = 6;  // rows
+  constexpr int kTogether = GramTile<B>::template kTogether < D % 3 == 0 ? 3 : D > ;
+  constexpr Index kAhead = 2;  // entries
   constexpr Index kLine = static_cast<Index>(64 / sizeof(In));
-  for (Index i = 0; i < args.rows; ++i) {
-    const Index first = args.ptr[i];
-    if (i + kAhead < args.rows) {
-      const Index next = args.ptr[i + kAhead];
-      const Index end = args.ptr[i + kAhead + 1];
-      __builtin_prefetch(args.block + end);
-      for (Index at = next * D * B; at < end * D * B; at += kLine) __builtin_prefetch(args.values + at);
-    }
-    for (Index e = args.ptr[i + 1] - 1; e >= first && args.block[e] >= args.begin; --e) {
-      if (args.block[e] >= args.end) continue;
-      const In* a = args.values + e * D * B;
-      double* tiles = args.tiles + (args.block[e] * (args.block[e] + 1) / 2 - before) * kGramTile;
-      for (Index f = first; f <= e; ++f) {
-        const In* b = args.values + f * D * B;
-        double* tile = tiles + args.block[f] * kGramTile;
-        for (int r = 0; r < D; r += kStep) GramTile<B>::template add<In, kStep>(a + r * B, b + r * B, tile);
+  const Index before = args.begin * (args.begin + 1) / 2;
+  for (Index c = 0; c < args.chunks; ++c) {
+    const Index* ptr = args.ptr + c * args.blocks;
+    // The next chunk is fetched along with this one, some lines an entry. Its values are those of its list.
+    const Index next_end = c + 1 < args.chunks ? ptr[2 * args.blocks] : ptr[args.blocks];
+    Index next = ptr[args.blocks] * D * B;
+    const Index own = ptr[args.end] - ptr[args.begin];
+    const Index share = own > 0 ? (next_end * D * B - next) / own + kLine : 0;
+    for (Index a = args.begin; a < args.end; ++a) {
+      double* tiles = args.tiles + (a * (a + 1) / 2 - before) * kGramTile;
+      for (Index t = ptr[a]; t < ptr[a + 1]; ++t) {
+        if (t + kAhead < ptr[a + 1]) {
+          const GramEntry ahead = args.list[t + kAhead];
+          for (Index at = ahead.first * D * B; at < (ahead.entry + 1) * D * B; at += kLine) {
+            __builtin_prefetch(args.values + at);
+          }
+        }
+        const Index until = next + share < next_end * D * B ? next + share : next_end * D * B;
+        for (; next < until; next += kLine) __builtin_prefetch(args.values + next, 0, 2);
+        const Index e = args.list[t].entry;
+        Index f = args.list[t].first;
+        for (; f + kTogether <= e + 1; f += kTogether) add_to_tiles<In, D, B, kTogether>(args, e, f, tiles);
+        if (kTogether == 4 && f + 2 <= e + 1) {
+          add_to_tiles<In, D, B, 2>(args, e, f, tiles);
+          f += 2;
+        }
+        if (f <= e) add_to_tiles<In, D, B, 1>(args, e, f, tiles);
       }
     }
   }

@@ -25,6 +25,11 @@ bool is_dense(const ArrowSystem&);
 void apply(const ArrowSystem&, Index row_begin, Index row_end, const double* x, double* y, Index m);
 // x = B' y over all rows: y [T, m], x [k, m], assigned.
 void transpose(const ArrowSystem&, const double* y, double* x, Index m);
+// How transpose() sums one column over the rows of a block-sparse B: a partial of B_i' y_i for the rows groups[g] ..
+// groups[g + 1], in their order, and the partials in theirs. Who has the rows in hand for another reason adds them to
+// partials of his own, and gets the same bits.
+std::vector<Index> transpose_groups(const ArrowSystem&);
+void add_transposed(const ArrowSystem&, Index row_begin, Index row_end, const double* y, double* partial);
 // out [flat rows, ld] = dense B of the rows; columns 0 .. k. For an operator: min(rows, k) calls.
 void materialize(const ArrowSystem&, Index row_begin, Index row_end, double* out, Index ld);
 // row_abs [T] = sum_j |B[r, j]|, col_abs [k] = sum_r |B[r, j]|, both assigned. Returns true when they are only bounds

@@ -121,12 +121,22 @@ Index row_at(const Layout& l, Index value) {
                             l.first_value.begin());
 }
 
-// Sums over all rows into [k, width]: add(first row, last row, partial) for groups of rows that the structure fixes.
-// Each group has a partial of its own, and all of them together are smaller than what is read.
+// Groups of rows with a partial of [k] each: fixed by the structure, and all partials together smaller than what is
+// read.
+std::vector<Index> groups_of(const ArrowSystem& s, const Layout& l) {
+  const Index groups = std::clamp<Index>(l.stored / std::max<Index>(4 * s.k(), kTaskValues), 1, kMaxGroups);
+  std::vector<Index> bounds(at(groups + 1), 0);
+  for (Index g = 1; g < groups; ++g) bounds[at(g)] = row_at(l, l.stored / groups * g);
+  bounds.back() = s.n();
+  return bounds;
+}
+
+// Sums over all rows into [k, width]: add(first row, last row, partial) for these groups.
 template <class F>
 void sum_over_rows(const ArrowSystem& s, const Layout& l, Index width, double* out, F&& add) {
   const Index size = s.k() * width;
-  const Index groups = std::clamp<Index>(l.stored / std::max<Index>(4 * s.k(), kTaskValues), 1, kMaxGroups);
+  const std::vector<Index> bounds = groups_of(s, l);
+  const Index groups = static_cast<Index>(bounds.size()) - 1;
   if (groups == 1) {
     std::fill(out, out + size, 0.0);
     return add(0, s.n(), out);
@@ -135,10 +145,18 @@ void sum_over_rows(const ArrowSystem& s, const Layout& l, Index width, double* o
   linalg::parallel_for_if(l.stored * width >= linalg::kParallelWork, groups, [&](Index g) {
     double* own = partials.data() + g * size;
     std::fill(own, own + size, 0.0);
-    const Index begin = g == 0 ? 0 : row_at(l, l.stored / groups * g);
-    add(begin, g + 1 == groups ? s.n() : row_at(l, l.stored / groups * (g + 1)), own);
+    add(bounds[at(g)], bounds[at(g + 1)], own);
   });
   linalg::sum_partials(size, groups, size, partials.data(), out);
+}
+
+template <class In>
+void add_transposed_to(const Blocks<In>& blocks, Index first, Index last, const double* y, double* partial) {
+  for_runs(blocks, first, last, [&](auto& args, Index t) {
+    args.v = y + t;
+    args.acc = partial;
+    kernel_of(args).block_rows(args);
+  });
 }
 
 }  // namespace
@@ -179,15 +197,17 @@ void transpose(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l,
     } else if (m > 1) {
       sum_over_rows(s, l, m, x, [&](Index first, Index last, double* out) { add_columns(first, last, 0, m, out); });
     } else {
-      sum_over_rows(s, l, 1, x, [&](Index first, Index last, double* out) {
-        for_runs(blocks, first, last, [&](auto& args, Index t) {
-          args.v = y + t;
-          args.acc = out;
-          kernel_of(args).block_rows(args);
-        });
-      });
+      sum_over_rows(s, l, 1, x,
+                    [&](Index first, Index last, double* out) { add_transposed_to(blocks, first, last, y, out); });
     }
   });
+}
+
+std::vector<Index> transpose_groups(const ArrowSystem& s) { return groups_of(s, s.cross_layout()); }
+
+void add_transposed(const ArrowSystem& s, Index row_begin, Index row_end, const double* y, double* partial) {
+  with_blocks(s, std::get<BlockSparseCross>(s.cross()), s.cross_layout(),
+              [&](const auto& blocks) { add_transposed_to(blocks, row_begin, row_end, y, partial); });
 }
 
 void materialize(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l, Index row_begin, Index row_end,

@@ -5,6 +5,7 @@
 
 #include "linalg/buffer.hpp"
 #include "linalg/pool.hpp"
+#include "system/cross_pattern.hpp"
 #include "system/examine.hpp"
 
 namespace arrowschur::cross {
@@ -86,6 +87,11 @@ Index common_width(const std::vector<Index>& offsets) {
   return width;
 }
 
+// Examined when its pattern was made.
+bool known(const Rows& rows, const BlockSparseCross& c) {
+  return c.pattern != nullptr && rows.dims == nullptr && c.pattern->is_of(rows.n, rows.d, rows.k, c);
+}
+
 // ---- sizes ----------------------------------------------------------------------------------------------------------
 
 struct Shape {
@@ -98,6 +104,7 @@ struct Shape {
     require_buffer(c.data, entries, "h_tb");
   }
   void operator()(const BlockSparseCross& c) const {
+    if (known(rows, c)) return require_buffer(c.values, c.pattern->layout->stored, "h_tb");
     require_pointer(c.indptr, rows.n, "indptr");
     require_offsets(c.block_offsets, rows.k, "block_offsets");
     const Index entries = c.indptr[rows.n], blocks = static_cast<Index>(c.block_offsets.size()) - 1;
@@ -202,6 +209,7 @@ struct Examination {
       for (Index e = c.indptr[i] + 1; e < c.indptr[i + 1]; ++e) ascending &= c.block_index[e - 1] < c.block_index[e];
       return !ascending;
     });
+    c.pattern = nullptr;  // of other index arrays
     if (unsorted >= 0) merge(c, l);
     l.stored = l.structural = l.first_value.back();
     l.width = common_width(c.block_offsets);
@@ -404,6 +412,10 @@ void require_border_blocks(const std::vector<Index>& offsets, Index k) { require
 std::shared_ptr<const Layout> examine(const Rows& rows, Cross& cross, bool check_finite,
                                       std::vector<std::shared_ptr<const void>>& copies) {
   return with_dtype(rows.dtype, [&]<class In>(In) {
+    if (auto* c = std::get_if<BlockSparseCross>(&cross); c != nullptr && known(rows, *c)) {
+      if (check_finite) Examination<In>{rows, true, copies}.require_finite(*c, c->pattern->layout->first_value);
+      return c->pattern->layout;
+    }
     return std::make_shared<const Layout>(std::visit(Examination<In>{rows, check_finite, copies}, cross));
   });
 }

@@ -30,15 +30,10 @@ void require_finite(const double* x, Index size, const char* name, Index inner, 
   throw InvalidArgument(name, validate::describe(x[bad]) + " at " + where + "]", "finite entries");
 }
 
-void require_rows(const JacobianParts& p, Index width) {
+void require_sizes(const JacobianParts& p, Index width) {
   const std::pair<Index, const char*> sizes[] = {{p.n, "n"}, {p.d, "d"}, {p.k, "k"}, {p.r, "r"}, {p.q, "q"}};
   for (const auto& [value, name] : sizes) {
     if (value < 0) throw InvalidArgument(name, std::to_string(value), "an integer >= 0");
-  }
-  if (p.row_index == nullptr && p.r != p.n) {
-    throw InvalidArgument("row_index",
-                          "none with " + std::to_string(p.r) + " residual blocks and " + std::to_string(p.n) + " rows",
-                          "one row per residual block");
   }
   const Index size = static_cast<Index>(sizeof(double));
   const Index residuals = checked_product(p.r, p.q, "the residuals (r x q)");
@@ -48,8 +43,11 @@ void require_rows(const JacobianParts& p, Index width) {
     checked_product(checked_product(rows, columns, "the system"), size, "the system");
   }
   checked_product(checked_product(width, width, "the border (k x k)"), size, "the border (k x k)");
-  require_buffer(p.j_t, residuals * p.d, "j_t");
-  require_buffer(p.residual, residuals, "residual");
+}
+
+void require_rows(const JacobianParts& p) {
+  require_buffer(p.j_t, p.r * p.q * p.d, "j_t");
+  require_buffer(p.residual, p.r * p.q, "residual");
 }
 
 void require_row_finite(const JacobianParts& p) {
@@ -58,17 +56,24 @@ void require_row_finite(const JacobianParts& p) {
   require_finite(p.residual, residuals, "residual", 1, p.q);
 }
 
-void require_row_values(const JacobianParts& p) {
-  if (p.weights != nullptr) {
-    const Index inner = p.weights_per_residual ? p.q : 1, count = p.r * inner;
-    require_finite(p.weights, count, "weights", 1, inner);
-    for (Index i = 0; i < count; ++i) {
-      if (p.weights[i] >= 0.0) continue;
-      throw InvalidArgument("weights", validate::describe(p.weights[i]) + " at index " + std::to_string(i),
-                            "weights >= 0");
-    }
+void require_weights(const JacobianParts& p) {
+  if (p.weights == nullptr) return;
+  const Index inner = p.weights_per_residual ? p.q : 1, count = p.r * inner;
+  require_finite(p.weights, count, "weights", 1, inner);
+  for (Index i = 0; i < count; ++i) {
+    if (p.weights[i] >= 0.0) continue;
+    throw InvalidArgument("weights", validate::describe(p.weights[i]) + " at index " + std::to_string(i),
+                          "weights >= 0");
   }
-  if (p.row_index == nullptr) return;
+}
+
+void require_row_index(const JacobianParts& p) {
+  if (p.row_index == nullptr) {
+    if (p.r == p.n) return;
+    throw InvalidArgument("row_index",
+                          "none with " + std::to_string(p.r) + " residual blocks and " + std::to_string(p.n) + " rows",
+                          "one row per residual block");
+  }
   for (Index b = 0; b < p.r; ++b) {
     if (p.row_index[b] >= 0 && p.row_index[b] < p.n) continue;
     throw InvalidArgument("row_index", std::to_string(p.row_index[b]) + " at index " + std::to_string(b),
@@ -76,8 +81,9 @@ void require_row_values(const JacobianParts& p) {
   }
 }
 
-BlocksOfRows::BlocksOfRows(const JacobianParts& p) : first(static_cast<std::size_t>(p.n) + 1, 0) {
+BlocksOfRows::BlocksOfRows(const JacobianParts& p) {
   if (p.row_index == nullptr) return;
+  first.assign(static_cast<std::size_t>(p.n) + 1, 0);
   for (Index b = 0; b < p.r; ++b) ++first[static_cast<std::size_t>(p.row_index[b]) + 1];
   for (std::size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
   blocks.resize(static_cast<std::size_t>(p.r));
@@ -135,7 +141,7 @@ void accumulate_rows(const JacobianParts& p, double* h_tt, double* h_tb, double*
       std::fill(block, block + p.d * p.d, 0.0);
       std::fill(cross, cross + p.d * p.k, 0.0);
       std::fill(gradient, gradient + p.d, 0.0);
-      of.for_each(p, i, [&](Index b) { add_block(p, b, weighted.data(), block, cross, gradient); });
+      of.for_each(i, [&](Index b) { add_block(p, b, weighted.data(), block, cross, gradient); });
       for (Index c = 0; c < p.d; ++c) {
         for (Index a = 0; a < c; ++a) block[a * p.d + c] = block[c * p.d + a];
       }
@@ -208,9 +214,11 @@ void accumulate_border(const JacobianParts& p, double* h_bb) {
 }  // namespace
 
 void normal_equations(const JacobianParts& p, double* h_tt, double* h_tb, double* h_bb, double* g_t, double* g_beta) {
-  jacobians::require_rows(p, p.k);
+  jacobians::require_sizes(p, p.k);
+  jacobians::require_row_index(p);
+  jacobians::require_rows(p);
   require_buffer(p.j_beta, p.r * p.q * p.k, "j_beta");
-  jacobians::require_row_values(p);
+  jacobians::require_weights(p);
   jacobians::require_row_finite(p);
   jacobians::require_finite(p.j_beta, p.r * p.q * p.k, "j_beta", p.k, p.q);
   accumulate_rows(p, h_tt, h_tb, g_t);

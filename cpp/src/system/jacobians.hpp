@@ -7,10 +7,12 @@
 
 namespace arrowschur::jacobians {
 
-// Sizes and buffers of everything but j_beta, with `width` border columns that count as dense; then values: weights
-// finite and >= 0, row_index in range; then the rest of the rows: j_t and residual finite.
-void require_rows(const JacobianParts&, Index width);
-void require_row_values(const JacobianParts&);
+// Sizes, with `width` border columns that count as dense; buffers of everything but j_beta; row_index in range; weights
+// finite and >= 0; then the rest of the rows: j_t and residual finite.
+void require_sizes(const JacobianParts&, Index width);
+void require_rows(const JacobianParts&);
+void require_row_index(const JacobianParts&);
+void require_weights(const JacobianParts&);
 void require_row_finite(const JacobianParts&);
 void require_finite(const double* x, Index size, const char* name, Index inner, Index middle);
 
@@ -21,12 +23,12 @@ inline double weight(const JacobianParts& p, Index block, Index s) {
 
 // Residual blocks of each row, in ascending order: blocks[first[i]] .. blocks[first[i + 1] - 1].
 struct BlocksOfRows {
-  std::vector<Index> first, blocks;
+  std::vector<Index> first, blocks;  // empty: residual block i of row i
 
   explicit BlocksOfRows(const JacobianParts&);
   template <class F>
-  void for_each(const JacobianParts& p, Index row, F&& f) const {
-    if (p.row_index == nullptr) return f(row);
+  void for_each(Index row, F&& f) const {
+    if (first.empty()) return f(row);
     for (Index at = first[static_cast<std::size_t>(row)]; at < first[static_cast<std::size_t>(row) + 1]; ++at) {
       f(blocks[static_cast<std::size_t>(at)]);
     }

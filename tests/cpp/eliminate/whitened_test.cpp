@@ -14,6 +14,7 @@
 #include "linalg/kernels.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/rank_update.hpp"
+#include "system/cross.hpp"
 #include "system/support.hpp"
 
 using namespace arrowschur;
@@ -439,18 +440,40 @@ TEST(BlockSparsePattern) {
   CHECK_EQUAL(seen, size_of_vector(p.blocks));
 }
 
-// Few, more and many border blocks: W'W in four bands, in more bands, by single blocks.
+// Few and more border blocks: W'W by tiles in bands. Many, and a row size without a kernel: by single blocks.
 TEST(BlockSparseParallel) {
   struct Size {
-    Index n, blocks, width;
+    Index n, d, blocks, width;
   };
-  for (const Size size : {Size{2500, 20, 9}, Size{400, 90, 3}, Size{400, 110, 2}}) {
-    Problem p(repeated(size.n, 3), size.width * size.blocks, 60);
+  for (const Size size : {Size{2500, 3, 20, 9}, Size{400, 3, 90, 3}, Size{400, 3, 110, 2}, Size{1500, 1, 12, 9},
+                          Size{1500, 2, 12, 6}, Size{800, 6, 20, 9}, Size{1500, 5, 12, 3}}) {
+    Problem p(repeated(size.n, size.d), size.width * size.blocks, 60);
     p.cross = p.sparse(repeated(size.blocks, size.width), 0.3, 61);
     const ArrowSystem s = p.system();
     const RowFactors<double> rows = factors(s);
     check_grams(*whiten(s, rows), p.whitened(kRidge), 1e-12);
     check_determinism(s, rows);
+  }
+}
+
+TEST(ATransposeAlongTheWayHasTheBitsOfItsOwnPass) {
+  for (const Index n : {0, 3, 2500}) {
+    for (const bool uneven : {false, true}) {
+      Problem p(uneven ? ragged(n) : repeated(n, 3), 54, 62);
+      p.cross = p.sparse(repeated(6, 9), 0.4, 63);
+      const ArrowSystem s = p.system();
+      const RowFactors<double> rows = factors(s);
+      const std::vector<double> y = random_vector(p.total, 64);
+      std::vector<double> own(54, 1.0), along(54, 2.0);
+      cross::transpose(s, y.data(), own.data(), 1);
+      for (const WhitenedStorage storage : {WhitenedStorage::float64, WhitenedStorage::float32}) {
+        TransposeAlong request{y.data(), along.data()};
+        const auto w = whiten(s, rows, storage, &request);
+        CHECK(request.done);
+        CHECK(along == own);
+        CHECK_EQUAL(w->rows(), p.total);
+      }
+    }
   }
 }
 

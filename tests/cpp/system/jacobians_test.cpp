@@ -296,6 +296,69 @@ TEST(TheNumberOfThreadsChangesNoBitOfSparseEquations) {
   }
 }
 
+// Other numbers on the pattern of the first call: the bits of a call of their own, and one set of index arrays.
+TEST(APatternServesManyLinearizations) {
+  for (const Index touched : {0, 1, 2}) {
+    for (const bool mixed : {false, true}) {
+      if (touched == 0 && mixed) continue;
+      for (const Index b : {9, 5}) {
+        SparseProblem problem(40, 3, std::vector<Index>(4, b), 600, 2, touched, mixed);
+        problem.rows.scatter();
+        const SparseNormalEquations first = problem.solve();
+        CHECK_EQUAL(jacobian_values(*first.pattern), static_cast<Index>(problem.values.size()));
+
+        problem.rows.j_t = random_vector(static_cast<Index>(problem.rows.j_t.size()), 31);
+        problem.rows.residual = random_vector(static_cast<Index>(problem.rows.residual.size()), 32);
+        problem.values = random_vector(static_cast<Index>(problem.values.size()), 33);
+        problem.rows.weigh(mixed);
+        const SparseNormalEquations anew = problem.solve();
+        JacobianParts p = problem.rows.parts();
+        p.j_beta = problem.values.data();
+        p.row_index = nullptr;  // the pattern has it
+        const SparseNormalEquations next = normal_equations(first.pattern, p);
+
+        const auto same = [](const double* x, const double* y, Index size) { return std::equal(x, x + size, y); };
+        CHECK(same(next.h_tt, anew.h_tt, p.n * 9) && same(next.g_t, anew.g_t, p.n * 3));
+        CHECK(same(next.g_beta, anew.g_beta, p.k));
+        CHECK_EQUAL(next.cross_values, anew.cross_values);
+        CHECK(same(static_cast<const double*>(next.cross.values), static_cast<const double*>(anew.cross.values),
+                   anew.cross_values));
+        std::vector<double> h_bb(static_cast<std::size_t>(p.k * p.k), 0.0), expected = h_bb;
+        next.border.to_dense_add(h_bb);
+        anew.border.to_dense_add(expected);
+        CHECK(h_bb == expected);
+        CHECK(next.cross.indptr == first.cross.indptr && next.cross.block_index == first.cross.block_index);
+        CHECK(next.pattern == first.pattern && next.cross.pattern == first.cross.pattern);
+
+        const ArrowSystem system = ArrowSystem::make(next.parts()), fresh = ArrowSystem::make(anew.parts());
+        CHECK(system.fingerprint() == fresh.fingerprint());
+      }
+    }
+  }
+}
+
+// A cross block that carries a pattern of other index arrays is examined like any other.
+TEST(APatternCountsForItsOwnIndicesOnly) {
+  const SparseProblem problem(40, 3, std::vector<Index>(4, 9), 600, 2, 1, false);
+  SparseProblem scattered = problem;
+  scattered.rows.scatter();
+  SystemParts parts = scattered.solve().parts();
+  auto& cross = std::get<BlockSparseCross>(parts.cross);
+  std::vector<Index> indptr(cross.indptr, cross.indptr + parts.n + 1);
+  indptr[1] = -1;
+  cross.indptr = indptr.data();
+  CHECK_THROWS_WITH(InvalidArgument, "indptr: got -1 at index 1", ArrowSystem::make(parts));
+}
+
+TEST(SizesOtherThanThePatternsAreNamed) {
+  const SparseProblem problem(4, 2, {3, 3}, 4, 2, 1, false);
+  const SparseNormalEquations first = problem.solve();
+  JacobianParts p = problem.rows.parts();
+  p.j_beta = problem.values.data();
+  p.q = 1;
+  CHECK_THROWS_WITH(InvalidArgument, "q: got 1; expected 2, as in the pattern", normal_equations(first.pattern, p));
+}
+
 TEST(BadSparseJacobiansAreNamed) {
   const auto broken = [](auto change) {
     SparseProblem problem(4, 2, {3, 3}, 4, 2, 1, false);
