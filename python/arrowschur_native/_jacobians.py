@@ -97,7 +97,7 @@ def _pattern_of(like: Any, row_index: Any, n: Any) -> _core.LinearizationPattern
     for name, value in (("row_index", row_index), ("n", n)):
         if value is not None:
             raise InvalidArgument(argument=name, got="a value next to `like`", expected="None: `like` has the rows")
-    pattern = getattr(getattr(like, "h_tb", None), "_pattern", None)
+    pattern: _core.LinearizationPattern | None = getattr(getattr(like, "h_tb", None), "_pattern", None)
     if pattern is None:
         raise InvalidArgument(
             argument="like",

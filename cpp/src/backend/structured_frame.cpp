@@ -112,6 +112,9 @@ void StructuredFrame::schur_apply(const double* x, double* y, Index m) const { s
 
 void StructuredFrame::expand(const double* g_t, const double* db, double* dt, ExpandOutputs* out) const {
   const Index t = system_.total_dim();
+  if (std::holds_alternative<BlockSparseCross>(system_.cross()) && system_.is_uniform() && t > 0) {
+    return eliminate::expand(system_, partition_, *rows_, g_t, db, dt, out);
+  }
   const bool norms = out != nullptr && out->norms;
   Buffer<double> z(t), row_abs(norms ? t : 0);
   cross_apply(0, system_.n(), db, z.data(), 1);

@@ -8,6 +8,7 @@
 #include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
 #include "linalg/rank_update.hpp"
+#include "system/cross.hpp"
 
 namespace arrowschur::eliminate {
 namespace {
@@ -28,8 +29,9 @@ double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g
   const In* h_tb = static_cast<const In*>(s.h_tb());
   const auto& data = linalg::kernels().data<In>();
   const Index d = f.d, k = products == nullptr ? s.k() : 0;
+  const bool sparse = products == nullptr && h_tb == nullptr;
   const Index fit = kChunkBytes / (std::max<Index>(1, d * k) * static_cast<Index>(sizeof(In)));
-  const Index chunk = std::clamp<Index>(fit, 1, kBlocks), rows = chunk * d;
+  const Index chunk = sparse ? kBlocks : std::clamp<Index>(fit, 1, kBlocks), rows = chunk * d;
   const bool norms = out != nullptr && out->norms;
 
   Buffer<double> work(6 * rows);
@@ -44,6 +46,9 @@ double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g
     if (products != nullptr) {
       part.gather(products->z, z);
       if (norms) part.gather(products->row_abs, row_abs);
+    } else if (sparse) {
+      cross::apply(s, part.first, part.first + part.count, db, z, 1);
+      if (norms) cross::add_abs_sums(s, part.first, part.first + part.count, row_abs, col_abs);
     } else {
       part.stretches([&](Index i, Index count) {
         data.rows_dot(count * d, k, h_tb + part.offset(i) * k, k, db, z + i * d, norms ? row_abs + i * d : nullptr);
@@ -72,11 +77,25 @@ double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g
       if (lines != nullptr) part.scatter(block_abs, lines);
     }
     if (products != nullptr) continue;
+    if (sparse) {
+      cross::add_transposed(s, part.first, part.first + part.count, dt, cross);
+      continue;
+    }
     part.stretches([&](Index i, Index count) {
       data.rows_axpy(count * d, k, h_tb + part.offset(i) * k, k, step + i * d, cross, norms ? col_abs : nullptr);
     });
   }
   return norm_rows;
+}
+
+// The rows of a block-sparse cross block as its sums over rows have them: their partials are small against it.
+std::vector<Group> groups_of(const ArrowSystem& s) {
+  const std::vector<Index> bounds = cross::transpose_groups(s);
+  std::vector<Group> groups;
+  for (std::size_t g = 1; g < bounds.size(); ++g) {
+    if (bounds[g] > bounds[g - 1]) groups.push_back({0, bounds[g - 1], bounds[g] - bounds[g - 1], 0});
+  }
+  return groups;
 }
 
 }  // namespace
@@ -85,14 +104,16 @@ template <class T>
 void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* g_t, const double* db,
             double* dt, backend::ExpandOutputs* out, const CrossProducts* products) {
   const Index k = products == nullptr ? s.k() : 0;  // columns that are summed here
-  const auto groups = static_cast<Index>(p.groups.size());
+  const std::vector<Group> own = products == nullptr && s.h_tb() == nullptr ? groups_of(s) : std::vector<Group>();
+  const std::vector<Group>& listed = own.empty() ? p.groups : own;
+  const auto groups = static_cast<Index>(listed.size());
   const bool norms = out != nullptr && out->norms;
   Buffer<double> cross(out == nullptr ? 0 : groups * k), col_abs(norms ? groups * k : 0);
   Buffer<double> norm_rows(groups);
   const bool differs = out != nullptr && (!rows.lifted.empty() || out->above_requested != 0.0);
   Buffer<double> lines(norms && differs ? s.total_dim() : 0);  // absolute row sums, effective
   linalg::parallel_for_if(p.parallel, groups, [&](Index g) {
-    const Group& group = p.groups[static_cast<std::size_t>(g)];
+    const Group& group = listed[static_cast<std::size_t>(g)];
     const auto& f = rows.buckets[static_cast<std::size_t>(group.bucket)];
     double* own_cross = out == nullptr || k == 0 ? nullptr : cross.data() + g * k;
     double* own_abs = norms && k > 0 ? col_abs.data() + g * k : nullptr;
@@ -114,8 +135,7 @@ void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows,
 
   double residual = 0.0;
   if (!differs) {
-    for (Index j = 0; j < s.total_dim(); ++j) residual = worse(residual, std::abs(out->residual_t[j]));
-    out->residual_requested = residual;
+    out->residual_requested = linalg::max_abs(out->residual_t, s.total_dim());
     return;
   }
   // With `extra` less on its diagonal a line's residual shrinks by extra dt, its absolute sum by what the diagonal

@@ -14,7 +14,8 @@ struct CrossProducts {
   const double* row_abs = nullptr;  // [T]: absolute row sums of B; null without norms
 };
 
-// With `products` the cross block itself is not touched: the caller fills out->cross_t and out->col_abs.
+// With `products` the cross block itself is not touched: the caller fills out->cross_t and out->col_abs. Without them it
+// is dense, or block-sparse with rows of one size.
 template <class T>
 void expand(const ArrowSystem&, const Partition&, const RowFactors<T>&, const double* g_t, const double* db, double* dt,
             backend::ExpandOutputs* out, const CrossProducts* products = nullptr);

@@ -449,7 +449,7 @@ class BlockSparseForm final : public BlockSparseWhitened {
   void whiten_rows(const BucketFactor<double>& f, Index position, Index row, Index count, const double* from,
                    double* values) const {
     if (f.d <= linalg::kMaxSmall) {
-      return linalg::kernels().only64.whiten_blocks(f.d, count, f.l.data() + position * f.d * f.d,
+      return linalg::kernels().only64.whiten_blocks(f.d, index_->width, count, f.l.data() + position * f.d * f.d,
                                                     f.inv.data() + position * f.d, indptr_.data() + row,
                                                     index_->value_ptr.data(), from, values);
     }

@@ -161,8 +161,9 @@ struct Float64Kernels {
   bool (*normal_rows)(Index d, Index q, Index b, const NormalRowsArgs&);
   // The lower triangles and the gradient that `tiles` hold: h [blocks, b, b], g [blocks, b].
   void (*read_tiles)(Index b, Index blocks, const double* tiles, double* h, double* g);
-  // The rows of block_rows, whitened: every block X of row i becomes L_i^-1 X. `values` may be `from`.
-  void (*whiten_blocks)(Index d, Index count, const double* l, const double* inv, const Index* ptr,
+  // The rows of block_rows, whitened: every block X of row i, of b columns (0: they differ), becomes L_i^-1 X. `values`
+  // may be `from`.
+  void (*whiten_blocks)(Index d, Index b, Index count, const double* l, const double* inv, const Index* ptr,
                         const Index* value_ptr, const double* from, double* values);
   // c [b, b] -= a tile of gram_band; its lower triangle only when `lower`.
   void (*subtract_gram_tile)(Index b, const double* tile, double* c, Index ldc, bool lower);

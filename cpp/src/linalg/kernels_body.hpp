@@ -1257,11 +1257,28 @@ void subtract_gram_tile(Index width, const double* tile, double* c, Index ldc, b
   });
 }
 
-template <int D>
+template <int D, int B>
 void whiten_blocks_sized(Index d_, Index count, const double* l, const double* inv, const Index* ptr,
                          const Index* value_ptr, const double* from, double* x) {
   constexpr int n = kLanes<double>;
   const int d = D > 0 ? D : static_cast<int>(d_);
+  if constexpr (D > 0 && B > 1) {
+    // Lines of D vectors each; the entries of L are the same for all blocks of a row.
+    for (Index i = 0; i < count; ++i, l += D * D, inv += D) {
+      for (Index e = ptr[i]; e < ptr[i + 1]; ++e, from += D * B, x += D * B) {
+        for (int v = 0; v * n < B; ++v) {
+          Vd w[D];
+          for (int r = 0; r < D; ++r) {
+            Vd s = load_segment(from + r * B, v, B);
+            for (int c = 0; c < r; ++c) s = nmadd(splat(l[r * D + c]), w[c], s);
+            w[r] = s * splat(inv[r]);
+          }
+          for (int r = 0; r < D; ++r) store_segment(x + r * B, w[r], v, B);
+        }
+      }
+    }
+    return;
+  }
   for (Index i = 0; i < count; ++i, l += static_cast<Index>(d) * d, inv += d) {
     if constexpr (D == 1) {
       const Index size = value_ptr[ptr[i + 1]] - value_ptr[ptr[i]];
@@ -1286,10 +1303,13 @@ void whiten_blocks_sized(Index d_, Index count, const double* l, const double* i
     }
   }
 }
-void whiten_blocks(Index d, Index count, const double* l, const double* inv, const Index* ptr, const Index* value_ptr,
-                   const double* from, double* values) {
-  with_height(
-      d, [&](auto dim) { whiten_blocks_sized<decltype(dim)::value>(d, count, l, inv, ptr, value_ptr, from, values); });
+void whiten_blocks(Index d, Index b, Index count, const double* l, const double* inv, const Index* ptr,
+                   const Index* value_ptr, const double* from, double* values) {
+  with_width(b, [&](auto width) {
+    with_height(d, [&](auto dim) {
+      whiten_blocks_sized<decltype(dim)::value, decltype(width)::value>(d, count, l, inv, ptr, value_ptr, from, values);
+    });
+  });
 }
 
 // ---- normal equations -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@
 #include "linalg/ordered.hpp"
 #include "linalg/pool.hpp"
 #include "system/border.hpp"
+#include "system/validate.hpp"
 
 namespace arrowschur::newton {
 namespace {
@@ -35,11 +36,7 @@ class StageTimer {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-double max_abs(const std::vector<double>& x) {
-  double m = 0.0;
-  for (const double v : x) m = worse(m, std::abs(v));
-  return m;
-}
+double max_abs(const std::vector<double>& x) { return linalg::max_abs(x.data(), static_cast<Index>(x.size())); }
 
 // The level at which an exact route is expected to arrive without being asked (section 4 of the guide).
 double working_level(Precision p) { return p == Precision::float32 ? 64.0 * 0x1p-24 : 1e-12; }
@@ -92,7 +89,7 @@ class Certifier {
     }
     const double above = effective_.beta - requested_.beta;
     double r_eff = 0.0, r_req = out_.residual_requested, h_eff = norm_rows_, h_req = norm_rows_requested_;
-    for (Index j = 0; j < s_.total_dim(); ++j) r_eff = worse(r_eff, std::abs(residual_t_[j]));
+    r_eff = linalg::max_abs(residual_t_.data(), s_.total_dim());
     for (Index j = 0; j < k; ++j) {
       const double damping =
           effective_.damping_beta.empty() ? 0.0 : effective_.damping_beta[static_cast<std::size_t>(j)];
@@ -132,11 +129,16 @@ std::string number(double x) {
 void check_damping(const char* name, std::span<const double> values, Index size) {
   if (values.empty()) return;
   check_vector(name, values, size);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (values[i] < 0.0) {
-      throw InvalidArgument(name, number(values[i]) + " at index " + std::to_string(i), "entries that are >= 0");
-    }
-  }
+  bool negative = false;
+  for (const double v : values) negative |= v < 0.0;  // without a branch
+  if (!negative) return;
+  const auto bad = std::ranges::find_if(values, [](double v) { return v < 0.0; });
+  throw InvalidArgument(name, number(*bad) + " at index " + std::to_string(bad - values.begin()),
+                        "entries that are >= 0");
+}
+
+bool all_finite(const std::vector<double>& x) {
+  return validate::first_non_finite(x.data(), static_cast<Index>(x.size())) < 0;
 }
 
 }  // namespace
@@ -149,14 +151,10 @@ void check_vector(const char* name, std::span<const double> values, Index size) 
   if (static_cast<Index>(values.size()) != size) {
     throw InvalidArgument(name, std::to_string(values.size()) + " entries", std::to_string(size) + " entries");
   }
-  double poison = 0.0;
-  for (const double v : values) poison += v * 0.0;
-  if (poison == 0.0) return;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i])) {
-      throw InvalidArgument(name, number(values[i]) + " at index " + std::to_string(i), "finite entries");
-    }
-  }
+  const Index bad = validate::first_non_finite(values.data(), size);
+  if (bad < 0) return;
+  throw InvalidArgument(name, number(values[static_cast<std::size_t>(bad)]) + " at index " + std::to_string(bad),
+                        "finite entries");
 }
 
 void check_ridges(const ArrowSystem& s, const Ridges& r) {
@@ -233,7 +231,7 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
     for (Index j = 0; j < k; ++j) db[j] -= g_beta[j];
   };
   const auto finite = [&] {
-    if (!std::isfinite(max_abs(step.delta_t)) || !std::isfinite(max_abs(step.delta_beta))) {
+    if (!all_finite(step.delta_t) || !all_finite(step.delta_beta)) {
       throw SchurFactorError(SchurFailure::non_finite, -1, diagnostics.kappa_schur,
                              std::numeric_limits<double>::quiet_NaN());
     }
@@ -254,8 +252,10 @@ NewtonStep step_on(const Frame& frame, const Ridges& effective, const Ridges& re
   // Marked otherwise, and not to be certified: a boundary step, a truncated or deliberately inexact iteration.
   const bool exempt = account.boundary || account.truncated || account.inexact;
   if (!options.certificate && !options.certificate_tolerance) {
-    const StageTimer timer(diagnostics, Stage::expand);
-    frame.expand(g.t.data(), step.delta_beta.data(), step.delta_t.data(), nullptr);
+    {
+      const StageTimer timer(diagnostics, Stage::expand);
+      frame.expand(g.t.data(), step.delta_beta.data(), step.delta_t.data(), nullptr);
+    }
     finite();
     step.diagnostics = std::move(diagnostics);
     return step;

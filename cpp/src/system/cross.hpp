@@ -30,6 +30,8 @@ void transpose(const ArrowSystem&, const double* y, double* x, Index m);
 // partials of his own, and gets the same bits.
 std::vector<Index> transpose_groups(const ArrowSystem&);
 void add_transposed(const ArrowSystem&, Index row_begin, Index row_end, const double* y, double* partial);
+// The same for abs_sums(): row_abs has the flat rows of the range, assigned.
+void add_abs_sums(const ArrowSystem&, Index row_begin, Index row_end, double* row_abs, double* partial);
 // out [flat rows, ld] = dense B of the rows; columns 0 .. k. For an operator: min(rows, k) calls.
 void materialize(const ArrowSystem&, Index row_begin, Index row_end, double* out, Index ld);
 // row_abs [T] = sum_j |B[r, j]|, col_abs [k] = sum_r |B[r, j]|, both assigned. Returns true when they are only bounds

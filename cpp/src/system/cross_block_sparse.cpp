@@ -159,6 +159,16 @@ void add_transposed_to(const Blocks<In>& blocks, Index first, Index last, const 
   });
 }
 
+template <class In>
+void add_abs_sums_to(const Blocks<In>& blocks, Index first, Index last, double* row_abs, double* partial) {
+  const Index base = blocks.s.row_offset(first);
+  for_runs(blocks, first, last, [&](auto& args, Index t) {
+    args.z = row_abs + t - base;
+    args.acc = partial;
+    kernel_of(args).block_abs_sums(args);
+  });
+}
+
 }  // namespace
 
 void apply(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l, Index row_begin, Index row_end,
@@ -210,6 +220,11 @@ void add_transposed(const ArrowSystem& s, Index row_begin, Index row_end, const 
               [&](const auto& blocks) { add_transposed_to(blocks, row_begin, row_end, y, partial); });
 }
 
+void add_abs_sums(const ArrowSystem& s, Index row_begin, Index row_end, double* row_abs, double* partial) {
+  with_blocks(s, std::get<BlockSparseCross>(s.cross()), s.cross_layout(),
+              [&](const auto& blocks) { add_abs_sums_to(blocks, row_begin, row_end, row_abs, partial); });
+}
+
 void materialize(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l, Index row_begin, Index row_end,
                  double* out, Index ld) {
   const Index base = s.row_offset(row_begin);
@@ -231,11 +246,7 @@ void materialize(const ArrowSystem& s, const BlockSparseCross& c, const Layout& 
 bool abs_sums(const ArrowSystem& s, const BlockSparseCross& c, const Layout& l, double* row_abs, double* col_abs) {
   with_blocks(s, c, l, [&](const auto& blocks) {
     sum_over_rows(s, l, 1, col_abs, [&](Index first, Index last, double* out) {
-      for_runs(blocks, first, last, [&](auto& args, Index t) {
-        args.z = row_abs + t;
-        args.acc = out;
-        kernel_of(args).block_abs_sums(args);
-      });
+      add_abs_sums_to(blocks, first, last, row_abs + s.row_offset(first), out);
     });
   });
   return false;
