@@ -356,7 +356,7 @@ TEST(SizesOtherThanThePatternsAreNamed) {
   JacobianParts p = problem.rows.parts();
   p.j_beta = problem.values.data();
   p.q = 1;
-  CHECK_THROWS_WITH(InvalidArgument, "q: got 1; expected 2, as in the pattern", normal_equations(first.pattern, p));
+  CHECK_THROWS_WITH(InvalidArgument, "q: got 1, expected 2, as in the pattern", normal_equations(first.pattern, p));
 }
 
 TEST(BadSparseJacobiansAreNamed) {
