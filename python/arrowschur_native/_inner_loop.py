@@ -167,6 +167,8 @@ class InnerFit(_Printed):
         `'gpu-resident-full'`. Set after the work, from what ran.
     backend : str
         `'cpu'` or `'cuda'`.
+    unproven_path : str
+        Empty, but for results of a stand-in for a device in tests: the path that it stood for.
     telemetry : Telemetry
         Counters of this fit.
     """
@@ -184,6 +186,7 @@ class InnerFit(_Printed):
     ridge_beta: float
     execution_path: str
     backend: str
+    unproven_path: str
     telemetry: Telemetry
 
     @property
@@ -232,7 +235,8 @@ class InnerStep(_Printed):
         `log det(H + ridges)`.
     certificate : float
         Normwise backward error against `H + ridges`.
-    execution_path : str
+    execution_path, backend, unproven_path : str
+        As of `InnerFit`.
     """
 
     delta_t: Array
@@ -242,6 +246,8 @@ class InnerStep(_Printed):
     log_det_hessian: float
     certificate: float
     execution_path: str
+    backend: str
+    unproven_path: str
 
     @property
     def used_device(self) -> bool:
@@ -546,7 +552,7 @@ class ResidentWorkspace:
         return self._handle.frame_upload_bytes
 
     def release_factors(self) -> None:
-        """Free the factors that fits have left; the next fit makes them again."""
+        """Free what fits have left, on a device too; the next fit makes it again."""
         self._handle.release_factors()
 
     # ---- fits ------------------------------------------------------------------------------------------------------
@@ -557,7 +563,8 @@ class ResidentWorkspace:
         ----------
         options : InnerOptions, optional
         device : {'auto', 'off', 'required'}, default 'auto'
-            `auto` leaves it to `options.solve.device`, whose `auto` uses a device where that is predicted to be faster.
+            `auto` leaves it to `options.solve.device`, whose `auto` uses a device where that is predicted to be faster,
+            and the CPU where the device declines or fails (counted in `telemetry.cpu_fallbacks`, with the reason).
 
         Returns
         -------
@@ -586,6 +593,11 @@ class ResidentWorkspace:
         ------
         DeviceUnavailableError
             There is no device, or the workspace cannot be bound. Never falls back to the CPU.
+        UnsupportedConfiguration
+            The system lives in callbacks or has a cross block that is not dense; the options ask for another route than
+            `direct`, or for float32.
+        DeviceError
+            The device failed.
         InnerLoopError
             As `fit`.
         """
