@@ -64,7 +64,8 @@ typedef struct ArrowschurHostTable {
 //
 // Every pointer in the structures below is device memory, 256-byte aligned (a vector's border part is not, it follows
 // its T entries), except where they say host. Numbers are float64. The structures themselves, and the arrays that they
-// call host, are read during the call only.
+// call host, are read during the call only. Of a symmetric block the lower triangle is the matrix: entries above it are
+// not read. n = 0 and k = 0 are legal; pointers to nothing may be null.
 //
 // A stage queues its work and returns: it allocates nothing, synchronizes nothing, and its results depend on its inputs
 // alone (no floating-point atomics; chunks and tiles are functions of the shape). Its sticky failure is
@@ -105,7 +106,7 @@ typedef struct ArrowschurBuildRecord {
   uint32_t failed;  // ARROWSCHUR_ROWS_FAILED | ARROWSCHUR_BORDER_FAILED
   int32_t border_pivot;  // 0-based index of the pivot that was not positive; -1
   int64_t failing_rows;
-  // Smallest failing row (of the caller's order) and its pivot, row << 8 | pivot; all ones where none failed.
+  // Smallest failing row (of the caller's order) and its 0-based pivot, row << 8 | pivot; all ones where none failed.
   uint64_t first_failure;
   double bump;  // the largest ridge_bump (inner_loop.hpp) of the failing rows, 0 where none failed
   double suggested_bump;  // by suggest_bump
@@ -229,8 +230,9 @@ typedef struct ArrowschurDeviceTable {
 
   // q = H z without ridges, [T + k] each, not the same (Q1).
   int (*apply_h)(const ArrowschurDeviceSystem* system, const double* z, double* q, void* workspace, void* stream);
-  // max over the lines of H of the sum of its absolute entries, without ridges: |H|_inf, to *norm (device).
-  int (*norm_h)(const ArrowschurDeviceSystem* system, double* norm, void* workspace, void* stream);
+  // max over the lines of H + ridges of the sum of its absolute entries: |H + ridges|_inf, to *norm (device).
+  int (*norm_h)(const ArrowschurDeviceSystem* system, double ridge_t, double ridge_beta, double* norm, void* workspace,
+                void* stream);
   // max |x_i| to *norm (device).
   int (*norm_inf)(int64_t size, const double* x, double* norm, void* workspace, void* stream);
 
