@@ -1,0 +1,152 @@
+// The border matrix: its entries in each form, its expansion into s0, a ridge on its diagonal, and what became of its
+// factorization.
+#pragma once
+
+#include "geometry.hpp"
+#include "row_block.hpp"
+
+namespace arrowschur::kernels {
+
+struct Border {
+  int form;
+  std::int64_t k, width;
+  const double* values;
+
+  // Entry (r, c), r >= c.
+  ARROWSCHUR_HD double lower(std::int64_t r, std::int64_t c) const {
+    if (form == ARROWSCHUR_BORDER_DENSE) return values[c * k + r];
+    if (form == ARROWSCHUR_BORDER_BANDED) return r - c <= width ? values[(r - c) * k + c] : 0.0;
+    return r / width == c / width ? values[c * width + r % width] : 0.0;
+  }
+  ARROWSCHUR_HD double operator()(std::int64_t r, std::int64_t c) const { return r >= c ? lower(r, c) : lower(c, r); }
+
+  // Columns outside [begin, end) of line r are zero.
+  ARROWSCHUR_HD std::int64_t begin(std::int64_t r) const {
+    if (form == ARROWSCHUR_BORDER_DENSE) return 0;
+    if (form == ARROWSCHUR_BORDER_BANDED) return larger(0, r - width);
+    return r / width * width;
+  }
+  ARROWSCHUR_HD std::int64_t end(std::int64_t r) const {
+    if (form == ARROWSCHUR_BORDER_DENSE) return k;
+    if (form == ARROWSCHUR_BORDER_BANDED) return smaller(k, r + width + 1);
+    return (r / width + 1) * width;
+  }
+};
+
+// Column-major lower triangles are walked by columns, a pair of lines for each thread. A pair that straddles the diagonal
+// is written whole: what lies above the diagonal is undefined anyhow.
+inline constexpr int kTriangleThreads = 128;
+inline constexpr std::int64_t kTriangleLines = 8 * kTriangleThreads;  // of a block
+
+struct TriangleBlock {
+  std::int64_t column, first;  // lines [first, first + kTriangleLines)
+};
+ARROWSCHUR_HD inline TriangleBlock triangle_block(std::int64_t block, std::int64_t k) {
+  const std::int64_t tiles = ceil_div(k, kTriangleLines);
+  return {block / tiles, block % tiles * kTriangleLines};
+}
+constexpr std::int64_t triangle_blocks(std::int64_t k) { return ceil_div(k, kTriangleLines) * k; }
+
+// s0 = M, lower triangle.
+struct ExpandBorder {
+  static constexpr int kThreads = kTriangleThreads;
+  struct Args {
+    Border border;
+    double* s0;
+    std::int64_t lds;
+  };
+  static Launch launch(const Args& args) { return {triangle_blocks(args.border.k), 0, 1}; }
+
+  ARROWSCHUR_HD static void run(int, std::int64_t block, int thread, double*, const Args& args) {
+    const Border& border = args.border;
+    const auto [c, first] = triangle_block(block, border.k);
+    const std::int64_t end = smaller(border.k, first + kTriangleLines);
+    for (std::int64_t r = first + 2 * thread; r < end; r += 2 * kThreads) {
+      if (r + 1 < c) continue;
+      const bool both = r + 1 < border.k;
+      Pair value;
+      if (border.form == ARROWSCHUR_BORDER_DENSE) {
+        value = load_pair(border.values + c * border.k + r, border.k % 2 == 0, both);
+      } else {
+        value = {border(r, c), both ? border(r + 1, c) : 0.0};
+      }
+      store_pair(args.s0 + c * args.lds + r, value, true, both);
+    }
+  }
+};
+
+// s = s0 + ridge I, lower triangle; the border part of the record starts anew. In place only the diagonal is touched.
+struct AddRidge {
+  static constexpr int kThreads = kTriangleThreads;
+  struct Args {
+    std::int64_t k, lds;
+    double ridge;
+    const double* s0;
+    double* s;
+    ArrowschurBuildRecord* record;
+  };
+  static Launch launch(const Args& args) {
+    return {args.s == args.s0 ? larger(1, ceil_div(args.k, kThreads)) : larger(1, triangle_blocks(args.k)), 0, 1};
+  }
+
+  ARROWSCHUR_HD static void run(int, std::int64_t block, int thread, double*, const Args& args) {
+    if (block == 0 && thread == 0) {
+      args.record->failed &= ~static_cast<std::uint32_t>(ARROWSCHUR_BORDER_FAILED);
+      args.record->border_pivot = -1;
+    }
+    if (args.s == args.s0) {
+      const std::int64_t j = block * kThreads + thread;
+      if (j < args.k) args.s[j * args.lds + j] += args.ridge;
+      return;
+    }
+    if (args.k == 0) return;
+    const auto [c, first] = triangle_block(block, args.k);
+    const std::int64_t end = smaller(args.k, first + kTriangleLines);
+    for (std::int64_t r = first + 2 * thread; r < end; r += 2 * kThreads) {
+      if (r + 1 < c) continue;
+      const bool both = r + 1 < args.k;
+      Pair value{both || r >= c ? args.s0[c * args.lds + r] : 0.0, both ? args.s0[c * args.lds + r + 1] : 0.0};
+      if (r == c) value.x += args.ridge;
+      if (r + 1 == c) value.y += args.ridge;
+      store_pair(args.s + c * args.lds + r, value, true, both);
+    }
+  }
+};
+
+// What the library's factorization says (`info`: 0, or the failing pivot from 1 on), and what its diagonal says: a NaN
+// passes some libraries without a word.
+struct CheckBorder {
+  static constexpr int kThreads = kVectorThreads;
+  struct Args {
+    std::int64_t k, lds;
+    const double* s;
+    const int* info;
+    ArrowschurBuildRecord* record;
+  };
+  static Launch launch(const Args& args) { return {args.k > 0 ? 1 : 0, kThreads, 2}; }
+
+  ARROWSCHUR_HD static void run(int phase, std::int64_t, int thread, double* shared, const Args& args) {
+    if (phase == 0) {
+      std::int64_t bad = args.k;
+      for (std::int64_t j = thread; j < args.k && bad == args.k; j += kThreads) {
+        if (!good_pivot(args.s[j * args.lds + j])) bad = j;
+      }
+      shared[thread] = static_cast<double>(bad);
+      return;
+    }
+    if (thread != 0) return;
+    double bad = static_cast<double>(args.k);
+    for (int t = 0; t < kThreads; ++t) bad = shared[t] < bad ? shared[t] : bad;
+    auto pivot = static_cast<std::int64_t>(bad);
+    if (*args.info > 0) pivot = *args.info - 1;
+    ArrowschurBuildRecord& record = *args.record;
+    if (pivot >= args.k && *args.info == 0) return;
+    record.failed |= ARROWSCHUR_BORDER_FAILED;
+    // After failed rows the border is meaningless, and so is its pivot.
+    if ((record.failed & ARROWSCHUR_ROWS_FAILED) == 0 && pivot < args.k) {
+      record.border_pivot = static_cast<std::int32_t>(pivot);
+    }
+  }
+};
+
+}  // namespace arrowschur::kernels

@@ -1,0 +1,93 @@
+// V5 and V6: dt_i = -L_i^-T (u_i + W_i dbeta), in one pass of W.
+//
+// `lanes` threads have a row block: each adds its columns of the d products, the sums are folded in a fixed order, and one
+// thread substitutes back. Narrow borders have several row blocks in one block of threads.
+#pragma once
+
+#include "geometry.hpp"
+#include "row_block.hpp"
+
+namespace arrowschur::kernels {
+
+struct ExpandArgs {
+  ArrowschurDeviceRows rows;
+  std::int64_t k;
+  const double* l;
+  const double* inverse_diagonal;
+  const double* w;
+  const double* beta;
+  double* t;  // u in, dt out
+  const ArrowschurBuildRecord* record;
+};
+
+template <int D>
+struct Expand {
+  using Args = ExpandArgs;
+  static constexpr int kThreads = 128;
+  static constexpr int kFold = 8;
+
+  ARROWSCHUR_HD static constexpr int lanes(std::int64_t k) { return k > 128 ? 128 : k > 32 ? 32 : 8; }
+  static Launch launch(const Args& args) {
+    return {ceil_div(args.rows.n, kThreads / lanes(args.k)), D * kThreads + D * kThreads / kFold, 3};
+  }
+
+  ARROWSCHUR_HD static void run(int phase, std::int64_t block, int thread, double* shared, const Args& args) {
+    if (args.record->failed != 0) return;
+    const int d = D <= kExactDepths ? D : args.rows.d;
+    const int width = lanes(args.k), slot = thread / width, lane = thread % width, slots = kThreads / width;
+    double* const folded = shared + D * kThreads;
+    if (phase == 0) {
+      products(block * slots + slot, d, lane, width, shared + slot * D * width, args);
+    } else if (phase == 1) {
+      fold(shared, folded, slots * D, kFold, width / kFold, thread, kThreads);
+    } else if (thread < slots && block * slots + thread < args.rows.n) {
+      substitute(block * slots + thread, d, width / kFold, folded + thread * D * (width / kFold), args);
+    }
+  }
+
+ private:
+  // shared[r, lane]: the lane's share of line r.
+  ARROWSCHUR_HD static void products(std::int64_t j, int d, int lane, int width, double* shared, const Args& args) {
+    double sum[D];
+    ARROWSCHUR_UNROLL
+    for (int r = 0; r < D; ++r) sum[r] = 0.0;
+    if (j < args.rows.n) {
+      const std::int64_t k = args.k;
+      const bool aligned = k % 2 == 0;
+      const double* const w = args.w + line_of(args.rows, j) * k;
+      for (std::int64_t c = 2 * lane; c < k; c += 2 * width) {
+        const bool both = c + 1 < k;
+        const Pair x = load_pair(args.beta + c, false, both);
+        ARROWSCHUR_UNROLL
+        for (int r = 0; r < D; ++r) {
+          if (r < d) {
+            const Pair value = load_pair(w + r * k + c, aligned, both);
+            sum[r] = std::fma(value.y, x.y, std::fma(value.x, x.x, sum[r]));
+          }
+        }
+      }
+    }
+    ARROWSCHUR_UNROLL
+    for (int r = 0; r < D; ++r) shared[r * width + lane] = sum[r];
+  }
+
+  ARROWSCHUR_HD static void substitute(std::int64_t j, int d, int terms, const double* folded, const Args& args) {
+    const std::int64_t line = line_of(args.rows, j);
+    double x[D];
+    ARROWSCHUR_UNROLL
+    for (int r = 0; r < D; ++r) {
+      if (r < d) {
+        double sum = folded[r * terms];
+        for (int s = 1; s < terms; ++s) sum += folded[r * terms + s];
+        x[r] = args.t[line + r] + sum;
+      }
+    }
+    backward<D>(args.l + entry_of(args.rows, j), args.inverse_diagonal + line, d, x);
+    ARROWSCHUR_UNROLL
+    for (int r = 0; r < D; ++r) {
+      if (r < d) args.t[line + r] = -x[r];
+    }
+  }
+};
+
+}  // namespace arrowschur::kernels
