@@ -1,10 +1,16 @@
-// Q1: q = H z without ridges; and, with absolute values and ones for z, the line sums of |H|.
+// Q1: q = H z without ridges; and, with absolute values, ones for z and ridges, the line sums of |H + ridges|.
 //
 //     q_t = A z_t + B z_beta        q_beta = M z_beta + B'z_t
 //
-// B is read once: a block has a tile of columns and a chunk of lines, keeps the sums of its columns, and every 16 lines
-// folds the products of its lines. Both are partial sums, added in a fixed order by the kernels that multiply with the
-// diagonal blocks.
+// B is read once, and so is the lower triangle of a dense border, which is stacked below it: its lines are products like
+// those of B, and its columns below the diagonal give the upper triangle's,
+//
+//     [ B     ]  line i:    q_i    += sum_c m_ic z_{T+c}        (border: c <= i)
+//     [ lower ]  column c:  q_{T+c} += sum_i m_ic z_i           (border: c < i),
+//
+// with z = (z_t, z_beta) as it lies in memory. A block has a tile of columns and a chunk of lines, keeps the sums of its
+// columns, and every 16 lines folds the products of its lines. Both are partial sums, added in a fixed order by the kernels
+// that multiply with what is left: the diagonal blocks, and a border that is banded or made of blocks.
 #pragma once
 
 #include "border.hpp"
@@ -18,13 +24,20 @@ ARROWSCHUR_HD inline double multiply_add(double a, double x, double sum) {
   return kAbsolute ? sum + std::fabs(a) : std::fma(a, x, sum);
 }
 
+// Lines of the stacked matrix.
+constexpr std::int64_t stacked_lines(const ArrowschurDeviceSystem& s) {
+  return s.total + (s.border_form == ARROWSCHUR_BORDER_DENSE ? s.k : 0);
+}
+
 struct CrossArgs {
-  Tiling tiling;
+  Tiling tiling;  // of the stacked matrix
+  std::int64_t total;  // its lines that are B's
+  double ridge_beta;
   const double* b;
-  const double* t;  // z_t, z_beta; null where ones are meant
-  const double* beta;
+  const double* m;  // a dense border
+  const double* z;  // [T + k]; null where ones are meant
   double* columns;  // [chunks, k]
-  double* lines;  // [tiles, T]
+  double* lines;  // [tiles, lines]
 };
 
 template <bool kAbsolute>
@@ -34,7 +47,7 @@ struct CrossProducts {
   static constexpr int kFold = 16;
   static constexpr int kResults = kThreads / kFold;
 
-  // Shared memory: products [16 lines, threads]; folded [16 lines, 8]; sums of the columns [threads, 2].
+  // Shared memory: products [16 lines, threads]; folded [16 lines, 8]; sums of the columns [2, threads].
   static constexpr int kFolded = kSublines * kThreads;
   static constexpr int kColumns = kFolded + kSublines * kResults;
   static constexpr int kShared = kColumns + 2 * kThreads;
@@ -66,21 +79,30 @@ struct CrossProducts {
   ARROWSCHUR_HD static void add(bool start, std::int64_t begin, std::int64_t end, std::int64_t c, int thread,
                                 double* shared, const Args& args) {
     const std::int64_t k = args.tiling.k;
-    const bool any = c < k, both = c + 1 < k, aligned = k % 2 == 0;
+    const bool aligned = k % 2 == 0;
     Pair sum{0.0, 0.0}, x{1.0, 1.0};
     if (!start) sum = {shared[kColumns + thread], shared[kColumns + kThreads + thread]};
-    if (!kAbsolute && any) x = load_pair(args.beta + c, false, both);
+    if (!kAbsolute && c < k) x = load_pair(args.z + args.total + c, false, c + 1 < k);
     ARROWSCHUR_UNROLL
     for (int i = 0; i < kSublines; ++i) {
-      Pair b{0.0, 0.0};
+      const std::int64_t line = begin + i, r = line - args.total;  // r: of the border, negative in B
+      const double* const from = r < 0 ? args.b + line * k : args.m + r * k;
+      const std::int64_t last = r < 0 ? k - 1 : r;  // column
+      Pair value{0.0, 0.0};
       double z = 1.0;
-      if (any && begin + i < end) {
-        b = load_pair(args.b + (begin + i) * k + c, aligned, both);
-        if (!kAbsolute) z = args.t[begin + i];
+      if (line < end && c <= last) {
+        value = load_pair(from + c, aligned, c + 1 <= last);
+        if (!kAbsolute) z = args.z[line];
       }
-      sum.x = multiply_add<kAbsolute>(b.x, z, sum.x);
-      sum.y = multiply_add<kAbsolute>(b.y, z, sum.y);
-      shared[i * kThreads + thread] = multiply_add<kAbsolute>(b.y, x.y, multiply_add<kAbsolute>(b.x, x.x, 0.0));
+      if (kAbsolute) {
+        if (c == r) value.x += args.ridge_beta;
+        if (c + 1 == r) value.y += args.ridge_beta;
+      }
+      shared[i * kThreads + thread] = multiply_add<kAbsolute>(value.y, x.y, multiply_add<kAbsolute>(value.x, x.x, 0.0));
+      if (c == r) value.x = 0.0;  // the diagonal has been counted in its line
+      if (c + 1 == r) value.y = 0.0;
+      sum.x = multiply_add<kAbsolute>(value.x, z, sum.x);
+      sum.y = multiply_add<kAbsolute>(value.y, z, sum.y);
     }
     shared[kColumns + thread] = sum.x;
     shared[kColumns + kThreads + thread] = sum.y;
@@ -95,13 +117,14 @@ struct CrossProducts {
   }
 };
 
-// q_t of one group: A_i z_i and the partial sums of B z_beta. A thread for each line.
+// q_t of one group: A_i z_i and the partial sums of its lines. A thread for each line.
 struct RowProductArgs {
   ArrowschurDeviceRows rows;
-  std::int64_t total, tiles;
+  std::int64_t tiles, pitch;
+  double ridge_t;
   const double* a;
-  const double* t;
-  const double* lines;  // [tiles, total]
+  const double* z;
+  const double* lines;  // [tiles, pitch]
   double* q;
 };
 
@@ -119,19 +142,26 @@ struct RowProducts {
     const std::int64_t first = line_of(args.rows, j), line = first + r;
     double sum = 0.0;
     for (int c = 0; c < args.rows.d; ++c) {
-      sum = multiply_add<kAbsolute>(a(r, c), kAbsolute ? 1.0 : args.t[first + c], sum);
+      if (kAbsolute) {
+        sum += std::fabs(a(r, c) + (r == c ? args.ridge_t : 0.0));
+      } else {
+        sum = std::fma(a(r, c), args.z[first + c], sum);
+      }
     }
-    for (std::int64_t tile = 0; tile < args.tiles; ++tile) sum += args.lines[tile * args.total + line];
+    for (std::int64_t tile = 0; tile < args.tiles; ++tile) sum += args.lines[tile * args.pitch + line];
     args.q[line] = sum;
   }
 };
 
-// q_beta: M z_beta and the partial sums of B'z_t, four lines for each block. Every thread has its share of both.
+// q_beta: the partial sums, and M z_beta where the border is not dense. Four entries for each block; all threads share
+// their terms.
 struct BorderProductArgs {
   Border border;
-  std::int64_t chunks;
-  const double* beta;
+  std::int64_t chunks, tiles, pitch, total;
+  double ridge_beta;
+  const double* z;
   const double* columns;  // [chunks, k]
+  const double* lines;  // [tiles, pitch], those of a dense border from `total` on
   double* q;
 };
 
@@ -156,7 +186,7 @@ struct BorderProducts {
     } else if (thread < kLines && first + thread < args.border.k) {
       double sum = folded[thread * kResults];
       for (int s = 1; s < kResults; ++s) sum += folded[thread * kResults + s];
-      args.q[first + thread] = sum;
+      args.q[args.total + first + thread] = sum;
     }
   }
 
@@ -164,16 +194,14 @@ struct BorderProducts {
   ARROWSCHUR_HD static double share(std::int64_t line, int thread, const Args& args) {
     if (line >= args.border.k) return 0.0;
     double sum = 0.0;
-    const std::int64_t end = args.border.end(line);
-    if (args.border.form == ARROWSCHUR_BORDER_DENSE) {  // along the line, as it lies in memory
-      const double* const m = args.border.values + line * args.border.k;
-      ARROWSCHUR_UNROLL_8
-      for (std::int64_t c = thread; c < end; c += kThreads) {
-        sum = multiply_add<kAbsolute>(m[c], kAbsolute ? 1.0 : args.beta[c], sum);
+    if (args.border.form == ARROWSCHUR_BORDER_DENSE) {
+      for (std::int64_t tile = thread; tile < args.tiles; tile += kThreads) {
+        sum += args.lines[tile * args.pitch + args.total + line];
       }
     } else {
-      for (std::int64_t c = args.border.begin(line) + thread; c < end; c += kThreads) {
-        sum = multiply_add<kAbsolute>(args.border(line, c), kAbsolute ? 1.0 : args.beta[c], sum);
+      for (std::int64_t c = args.border.begin(line) + thread; c < args.border.end(line); c += kThreads) {
+        const double ridge = kAbsolute && c == line ? args.ridge_beta : 0.0;
+        sum = multiply_add<kAbsolute>(args.border(line, c) + ridge, kAbsolute ? 1.0 : args.z[args.total + c], sum);
       }
     }
     for (std::int64_t p = thread; p < args.chunks; p += kThreads) sum += args.columns[p * args.border.k + line];

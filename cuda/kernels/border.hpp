@@ -12,24 +12,20 @@ struct Border {
   std::int64_t k, width;
   const double* values;
 
-  // Entry (r, c), r >= c.
+  // Entry (r, c), r >= c. What a dense matrix or block has above its diagonal is not read.
   ARROWSCHUR_HD double lower(std::int64_t r, std::int64_t c) const {
-    if (form == ARROWSCHUR_BORDER_DENSE) return values[c * k + r];
+    if (form == ARROWSCHUR_BORDER_DENSE) return values[r * k + c];
     if (form == ARROWSCHUR_BORDER_BANDED) return r - c <= width ? values[(r - c) * k + c] : 0.0;
-    return r / width == c / width ? values[c * width + r % width] : 0.0;
+    return r / width == c / width ? values[r * width + c % width] : 0.0;
   }
   ARROWSCHUR_HD double operator()(std::int64_t r, std::int64_t c) const { return r >= c ? lower(r, c) : lower(c, r); }
 
-  // Columns outside [begin, end) of line r are zero.
+  // Of a form that is not dense: columns outside [begin, end) of line r are zero.
   ARROWSCHUR_HD std::int64_t begin(std::int64_t r) const {
-    if (form == ARROWSCHUR_BORDER_DENSE) return 0;
-    if (form == ARROWSCHUR_BORDER_BANDED) return larger(0, r - width);
-    return r / width * width;
+    return form == ARROWSCHUR_BORDER_BANDED ? larger(0, r - width) : r / width * width;
   }
   ARROWSCHUR_HD std::int64_t end(std::int64_t r) const {
-    if (form == ARROWSCHUR_BORDER_DENSE) return k;
-    if (form == ARROWSCHUR_BORDER_BANDED) return smaller(k, r + width + 1);
-    return (r / width + 1) * width;
+    return form == ARROWSCHUR_BORDER_BANDED ? smaller(k, r + width + 1) : (r / width + 1) * width;
   }
 };
 
@@ -47,30 +43,35 @@ ARROWSCHUR_HD inline TriangleBlock triangle_block(std::int64_t block, std::int64
 }
 constexpr std::int64_t triangle_blocks(std::int64_t k) { return ceil_div(k, kTriangleLines) * k; }
 
-// s0 = M, lower triangle.
+// s0 = M, lower triangle: from lines to columns through tiles of 32 x 32.
 struct ExpandBorder {
-  static constexpr int kThreads = kTriangleThreads;
+  static constexpr int kTile = 32;
+  static constexpr int kLines = 8;  // of a tile at a time
+  static constexpr int kThreads = kTile * kLines;
+  static constexpr int kPitch = kTile + 1;  // a column's entries lie in different banks
   struct Args {
     Border border;
     double* s0;
     std::int64_t lds;
   };
-  static Launch launch(const Args& args) { return {triangle_blocks(args.border.k), 0, 1}; }
+  static Launch launch(const Args& args) {
+    const std::int64_t tiles = ceil_div(args.border.k, kTile);
+    return {tiles * tiles, kTile * kPitch, 2};
+  }
 
-  ARROWSCHUR_HD static void run(int, std::int64_t block, int thread, double*, const Args& args) {
-    const Border& border = args.border;
-    const auto [c, first] = triangle_block(block, border.k);
-    const std::int64_t end = smaller(border.k, first + kTriangleLines);
-    for (std::int64_t r = first + 2 * thread; r < end; r += 2 * kThreads) {
-      if (r + 1 < c) continue;
-      const bool both = r + 1 < border.k;
-      Pair value;
-      if (border.form == ARROWSCHUR_BORDER_DENSE) {
-        value = load_pair(border.values + c * border.k + r, border.k % 2 == 0, both);
+  ARROWSCHUR_HD static void run(int phase, std::int64_t block, int thread, double* shared, const Args& args) {
+    const std::int64_t k = args.border.k, tiles = ceil_div(k, kTile);
+    const std::int64_t line = block / tiles * kTile, column = block % tiles * kTile;
+    if (column > line) return;
+    const int along = thread % kTile;
+    for (int across = thread / kTile; across < kTile; across += kLines) {
+      const std::int64_t r = line + (phase == 0 ? across : along), c = column + (phase == 0 ? along : across);
+      if (r >= k || c > r) continue;
+      if (phase == 0) {
+        shared[across * kPitch + along] = args.border.lower(r, c);
       } else {
-        value = {border(r, c), both ? border(r + 1, c) : 0.0};
+        args.s0[c * args.lds + r] = shared[along * kPitch + across];
       }
-      store_pair(args.s0 + c * args.lds + r, value, true, both);
     }
   }
 };

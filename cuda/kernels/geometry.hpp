@@ -2,6 +2,8 @@
 // limits of compute capability 8.0.
 #pragma once
 
+#include <initializer_list>
+
 #include "backend/device_api.h"
 #include "kernel.hpp"
 
@@ -69,15 +71,21 @@ constexpr std::int64_t inverse_doubles(std::int64_t k, bool full) {
 
 // ---- workspace ------------------------------------------------------------------------------------------------------------
 // In doubles, of the kernels' own stages; every stage has all of it.
-constexpr std::int64_t product_doubles(std::int64_t lines, std::int64_t k) {
-  const Tiling tiling = tiling_of(lines, k);
-  return tiling.chunks * k + tiling.tiles * lines;  // partial sums of columns, of lines
+
+// Partial sums of columns and of lines of products with B, a dense border stacked below it or not (apply_h.hpp).
+constexpr std::int64_t product_doubles(std::int64_t total, std::int64_t k) {
+  std::int64_t most = 0;
+  for (const std::int64_t lines : {total, total + k}) {
+    const Tiling tiling = tiling_of(lines, k);
+    most = larger(most, tiling.chunks * k + tiling.tiles * lines);
+  }
+  return most;
 }
 constexpr std::int64_t vector_doubles(std::int64_t size) { return 8 * pieces_of(size).count; }
-constexpr std::int64_t workspace_doubles(std::int64_t lines, std::int64_t k) {
-  const std::int64_t product = product_doubles(lines, k) + lines + k;  // norm_h: and its line sums
+constexpr std::int64_t workspace_doubles(std::int64_t total, std::int64_t k) {
+  const std::int64_t product = product_doubles(total, k) + total + k;  // norm_h: and its line sums
   const std::int64_t triangle = diagonal_blocks(k) * diagonal_blocks(k) * kDiagonal + k;  // the full inverse's
-  return larger(product, triangle) + vector_doubles(lines + k);
+  return larger(product, triangle) + vector_doubles(total + k);
 }
 
 // What is supported: depths with a kernel, grids and 64-bit products that cannot overflow.

@@ -149,23 +149,25 @@ int expand(Queue& queue, const System& s, const Factor& f, double* x) {
 }
 
 template <bool kAbsolute, class Queue>
-int multiply(Queue& queue, const System& s, const double* z, double* q, double* workspace) {
-  const Tiling tiling = tiling_of(s.total, s.k);
+int multiply(Queue& queue, const System& s, double ridge_t, double ridge_beta, const double* z, double* q,
+             double* workspace) {
+  const std::int64_t stacked = stacked_lines(s);
+  const Tiling tiling = tiling_of(stacked, s.k);
   double* const columns = workspace;
   double* const lines = workspace + tiling.chunks * s.k;
-  const double* const beta = kAbsolute ? nullptr : z + s.total;
   Calls calls(queue);
-  calls.template run<CrossProducts<kAbsolute>>({tiling, s.b, z, beta, columns, lines});
+  calls.template run<CrossProducts<kAbsolute>>({tiling, s.total, ridge_beta, s.b, s.border, z, columns, lines});
   for (int group = 0; group < s.groups; ++group) {
-    calls.template run<RowProducts<kAbsolute>>({s.rows[group], s.total, tiling.tiles, s.a, z, lines, q});
+    calls.template run<RowProducts<kAbsolute>>({s.rows[group], tiling.tiles, stacked, ridge_t, s.a, z, lines, q});
   }
-  calls.template run<BorderProducts<kAbsolute>>({border_of(s), tiling.chunks, beta, columns, q + s.total});
+  calls.template run<BorderProducts<kAbsolute>>(
+      {border_of(s), tiling.chunks, tiling.tiles, stacked, s.total, ridge_beta, z, columns, lines, q});
   return calls.status();
 }
 
 template <class Queue>
 int apply_h(Queue& queue, const System& s, const double* z, double* q, double* workspace) {
-  return multiply<false>(queue, s, z, q, workspace);
+  return multiply<false>(queue, s, 0.0, 0.0, z, q, workspace);
 }
 
 template <class Queue>
@@ -178,10 +180,10 @@ int norm_inf(Queue& queue, std::int64_t size, const double* x, double* norm, dou
 }
 
 template <class Queue>
-int norm_h(Queue& queue, const System& s, double* norm, double* workspace) {
+int norm_h(Queue& queue, const System& s, double ridge_t, double ridge_beta, double* norm, double* workspace) {
   const std::int64_t size = s.total + s.k;
   double* const sums = workspace + product_doubles(s.total, s.k);
-  if (const int status = multiply<true>(queue, s, nullptr, sums, workspace)) return status;
+  if (const int status = multiply<true>(queue, s, ridge_t, ridge_beta, nullptr, sums, workspace)) return status;
   return norm_inf(queue, size, sums, norm, sums + size);
 }
 

@@ -16,7 +16,7 @@ namespace fake {
 namespace {
 
 namespace kernels = arrowschur::kernels;
-constexpr int kOk = ARROWSCHUR_DEVICE_OK;
+inline constexpr int kDone = ARROWSCHUR_DEVICE_OK;
 
 struct Outside {};  // thrown by a translation
 
@@ -130,7 +130,7 @@ template <class Stage>
 int queue_call(const char* name, const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor,
                void* workspace, void* stream, Stage stage) {
   const int status = scripted(name);
-  if (status != kOk && status != kFakeNumericalFailure) return status;
+  if (status != kDone && status != kFakeNumericalFailure) return status;
   if (system == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": no system");
   if (const char* words = kernels::complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
   const std::lock_guard lock(mutex());
@@ -156,7 +156,7 @@ int sizes(const ArrowschurDeviceSystem* system, std::int32_t full_inverse, Arrow
   if (system == nullptr || out == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no system");
   if (const char* words = kernels::complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
   *out = {kernels::workspace_bytes(system->total, system->k, 0), kernels::inverse_bytes(system->k, full_inverse != 0)};
-  return kOk;
+  return kDone;
 }
 
 int factor_and_whiten(const ArrowschurDeviceSystem* system, double ridge_t, const ArrowschurDeviceFactor* factor,
@@ -229,9 +229,10 @@ int apply_h(const ArrowschurDeviceSystem* system, const double* z, double* q, vo
   });
 }
 
-int norm_h(const ArrowschurDeviceSystem* system, double* norm, void* workspace, void* stream) {
+int norm_h(const ArrowschurDeviceSystem* system, double ridge_t, double ridge_beta, double* norm, void* workspace,
+           void* stream) {
   return queue_call("norm_h", system, nullptr, workspace, stream, [=](auto& queue, Call& call, auto at) {
-    return kernels::norm_h(queue, call.system(), at(norm, 1, sizeof(double)), call.workspace());
+    return kernels::norm_h(queue, call.system(), ridge_t, ridge_beta, at(norm, 1, sizeof(double)), call.workspace());
   });
 }
 

@@ -25,7 +25,8 @@ int border_solve(const ArrowschurDeviceSystem*, const ArrowschurDeviceFactor*, d
                  void* stream);
 int expand(const ArrowschurDeviceSystem*, const ArrowschurDeviceFactor*, double* x, void* workspace, void* stream);
 int apply_h(const ArrowschurDeviceSystem*, const double* z, double* q, void* workspace, void* stream);
-int norm_h(const ArrowschurDeviceSystem*, double* norm, void* workspace, void* stream);
+int norm_h(const ArrowschurDeviceSystem*, double ridge_t, double ridge_beta, double* norm, void* workspace,
+           void* stream);
 int norm_inf(std::int64_t size, const double* x, double* norm, void* workspace, void* stream);
 int combine(std::int64_t size, std::int32_t count, const double* coefficients, const double* const* inputs, double* out,
             void* stream);

@@ -31,16 +31,20 @@ struct Problem {
   size_t size() const { return static_cast<size_t>(total + k); }
   double border_at(std::int64_t r, std::int64_t c) const {
     const std::int64_t high = std::max(r, c), low = std::min(r, c);
-    if (form == ARROWSCHUR_BORDER_DENSE) return border[static_cast<size_t>(r * k + c)];
+    if (form == ARROWSCHUR_BORDER_DENSE) return border[static_cast<size_t>(high * k + low)];
     if (form == ARROWSCHUR_BORDER_BANDED) {
       return high - low <= width ? border[static_cast<size_t>((high - low) * k + low)] : 0.0;
     }
-    return r / width == c / width ? border[static_cast<size_t>(r * width + c % width)] : 0.0;
+    return high / width == low / width ? border[static_cast<size_t>(high * width + low % width)] : 0.0;
+  }
+  double a_at(size_t i, int r, int c) const {
+    return a[static_cast<size_t>(entry[i] + std::max(r, c) * dims[i] + std::min(r, c))];
   }
 };
 
-// Positive definite with room: rows near d I, border near k I, weak coupling.
+// Positive definite with room: rows near d I, border near 3 I, weak coupling. What must not be read is NaN.
 inline Problem random_problem(std::vector<int> dims, std::int64_t k, int form, std::int64_t width, unsigned seed) {
+  constexpr double kUnread = std::numeric_limits<double>::quiet_NaN();
   std::mt19937_64 engine(seed);
   std::uniform_real_distribution<double> uniform(-1.0, 1.0);
   const auto draw = [&] { return uniform(engine); };
@@ -50,41 +54,23 @@ inline Problem random_problem(std::vector<int> dims, std::int64_t k, int form, s
     p.line.push_back(p.total), p.entry.push_back(p.entries);
     p.total += d, p.entries += d * d;
   }
-  p.a.resize(static_cast<size_t>(p.entries));
-  for (size_t i = 0; i < p.dims.size(); ++i) {
-    const int d = p.dims[i];
-    double* const block = p.a.data() + p.entry[i];
+  for (const int d : p.dims) {
     for (int r = 0; r < d; ++r) {
-      for (int c = 0; c <= r; ++c) block[r * d + c] = block[c * d + r] = draw() + (r == c ? d + 1.0 : 0.0);
+      for (int c = 0; c < d; ++c) p.a.push_back(c > r ? kUnread : draw() + (r == c ? d + 1.0 : 0.0));
     }
   }
   const double shrink = 0.7 / std::sqrt(static_cast<double>(p.total + k + 1));
   p.b.resize(static_cast<size_t>(p.total * k));
   for (double& x : p.b) x = shrink * draw();
-  if (form == ARROWSCHUR_BORDER_DENSE) {
-    p.border.resize(static_cast<size_t>(k * k));
-    for (std::int64_t r = 0; r < k; ++r) {
-      for (std::int64_t c = 0; c <= r; ++c) {
-        const double x = draw() / static_cast<double>(k) + (r == c ? 3.0 : 0.0);
-        p.border[static_cast<size_t>(r * k + c)] = p.border[static_cast<size_t>(c * k + r)] = x;
-      }
-    }
-  } else if (form == ARROWSCHUR_BORDER_BANDED) {
-    p.border.assign(static_cast<size_t>((width + 1) * k), std::numeric_limits<double>::quiet_NaN());
-    for (std::int64_t j = 0; j <= width; ++j) {
-      for (std::int64_t i = 0; i + j < k; ++i) {  // the rest must not be read
-        p.border[static_cast<size_t>(j * k + i)] = draw() / static_cast<double>(width + 1) + (j == 0 ? 3.0 : 0.0);
-      }
-    }
-  } else {
-    p.border.resize(static_cast<size_t>(k * width));
-    for (std::int64_t r = 0; r < k; ++r) {
-      for (std::int64_t c = 0; c <= r % width; ++c) {
-        const double x = draw() / static_cast<double>(width) + (r % width == c ? 3.0 : 0.0);
-        const std::int64_t start = r / width * width;
-        p.border[static_cast<size_t>(r * width + c)] = p.border[static_cast<size_t>((start + c) * width + r % width)] =
-            x;
-      }
+  // Entries off the diagonal of a line add up to 2 at most.
+  const bool banded = form == ARROWSCHUR_BORDER_BANDED;
+  const std::int64_t lines = banded ? width + 1 : k, columns = form == ARROWSCHUR_BORDER_BLOCKS ? width : k;
+  for (std::int64_t r = 0; r < lines; ++r) {
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const std::int64_t offset = banded ? r : r % columns - c;  // below the diagonal
+      const bool read = banded ? r + c < k : offset >= 0;
+      const double scale = static_cast<double>(banded ? width + 1 : columns);
+      p.border.push_back(!read ? kUnread : draw() / scale + (offset == 0 ? 3.0 : 0.0));
     }
   }
   p.g.resize(p.size());
@@ -98,10 +84,9 @@ inline Vector dense(const Problem& p, double ridge_t, double ridge_beta) {
   Vector h(static_cast<size_t>(size * size), 0.0);
   const auto at = [&](std::int64_t r, std::int64_t c) -> double& { return h[static_cast<size_t>(r * size + c)]; };
   for (size_t i = 0; i < p.dims.size(); ++i) {
-    const int d = p.dims[i];
-    for (int r = 0; r < d; ++r) {
-      for (int c = 0; c < d; ++c) {
-        at(p.line[i] + r, p.line[i] + c) = p.a[static_cast<size_t>(p.entry[i] + r * d + c)] + (r == c ? ridge_t : 0.0);
+    for (int r = 0; r < p.dims[i]; ++r) {
+      for (int c = 0; c < p.dims[i]; ++c) {
+        at(p.line[i] + r, p.line[i] + c) = p.a_at(i, r, c) + (r == c ? ridge_t : 0.0);
       }
     }
   }
@@ -265,9 +250,9 @@ struct Frame {
     stream.require(table.apply_h(&system, stream.upload(z), q, workspace, stream.handle()));
     return stream.download(q, p.total + p.k);
   }
-  double norm_h() {
+  double norm_h(double ridge_t, double ridge_beta) {
     double* const norm = stream.allocate(1);
-    stream.require(table.norm_h(&system, norm, workspace, stream.handle()));
+    stream.require(table.norm_h(&system, ridge_t, ridge_beta, norm, workspace, stream.handle()));
     return stream.download(norm, 1)[0];
   }
 
@@ -305,6 +290,16 @@ inline double log_det_of(const Vector& l, size_t size) {
   return 2.0 * sum;
 }
 
+inline double norm_of(const Vector& h, size_t size) {
+  double norm = 0.0;
+  for (size_t r = 0; r < size; ++r) {
+    double sum = 0.0;
+    for (size_t c = 0; c < size; ++c) sum += std::fabs(h[r * size + c]);
+    norm = std::max(norm, sum);
+  }
+  return norm;
+}
+
 // One system: factor, border, logarithm, step, product and norm against the dense matrix.
 inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, bool full_inverse, bool in_place) {
   constexpr double kTolerance = 1e-12;
@@ -315,13 +310,9 @@ inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, b
   const Vector product = frame.apply_h(p.g);  // before W may take the place of B
   CHECK_NEAR(std::span<const double>(product), std::span<const double>(times(h, p.g)), kTolerance);
 
-  double norm = 0.0;
-  for (size_t r = 0; r < p.size(); ++r) {
-    double sum = 0.0;
-    for (size_t c = 0; c < p.size(); ++c) sum += std::fabs(h[r * p.size() + c]);
-    norm = std::max(norm, sum);
+  for (const double ridge : {0.0, ridge_t}) {
+    CHECK_NEAR(frame.norm_h(ridge, 2.0 * ridge), norm_of(dense(p, ridge, 2.0 * ridge), p.size()), kTolerance);
   }
-  CHECK_NEAR(frame.norm_h(), norm, kTolerance);
 
   frame.build(ridge_t, ridge_beta);
   const ArrowschurBuildRecord record = frame.record();
