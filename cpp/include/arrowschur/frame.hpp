@@ -36,7 +36,7 @@ enum class BorderInverse { blocks, full, automatic };
 struct FrameOptions {
   Index expected_solves = 8;  // >= 1, per factor
   BorderInverse border_inverse = BorderInverse::blocks;
-  std::optional<Index> device_memory_limit;  // bytes; none: what is free, at most half of the device
+  std::optional<Index> device_memory_limit = {};  // bytes; none: what is free, at most half of the device
   Index cache_entries = 4;  // >= 0: factors that a BaseArrowFrame keeps by itself
 
   std::optional<Complaint> complaint() const;  // the first broken rule

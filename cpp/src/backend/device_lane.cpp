@@ -136,6 +136,14 @@ void Lane::reserve_vectors(std::size_t bytes) {
   vector_bytes_ = bytes;
 }
 
+bool Lane::settle() noexcept {
+  if (table_.stream_synchronize(stream_) != ARROWSCHUR_DEVICE_OK) return false;
+  mailbox_used_ = 0;
+  staging_busy_ = false;
+  capture_failures_ = 0;
+  return table_.counters(stream_, &counted_) == ARROWSCHUR_DEVICE_OK;
+}
+
 Telemetry Lane::take_telemetry() {
   Telemetry work;
   ArrowschurDeviceCounters now{};
@@ -154,7 +162,9 @@ Telemetry Lane::take_telemetry() {
 }
 
 void LaneReturn::operator()(Lane* lane) const noexcept {
-  if (lane->broken() || !handles_are_valid()) {
+  // What is in the pool is idle: memory that was released has been given back, the pinned places are free.
+  const bool fit = !lane->broken() && handles_are_valid() && lane->settle();
+  if (!fit) {
     delete lane;
     return;
   }

@@ -25,6 +25,7 @@ class Lane {
   // A failed call leaves the lane unfit for others.
   void require(int status, const char* stage);
   bool broken() const noexcept { return broken_; }
+  bool settle() noexcept;  // waits, and forgets what was not counted; false: it has failed
   void synchronize();
 
   // Copies whose host side is free again on return. Small ones go through the mailbox; larger ones through two staging

@@ -78,7 +78,7 @@ DeviceSystem::DeviceSystem(Lane& lane, const ArrowSystem& s, bool full_inverse)
 }
 
 void DeviceSystem::describe(const ArrowSystem& s) {
-  view_.n = s.n();
+  n_ = s.n();
   view_.total = s.total_dim();
   view_.k = s.k();
   border_ = border_form(s.border());
@@ -88,6 +88,7 @@ void DeviceSystem::describe(const ArrowSystem& s) {
   const auto groups = groups_of(s);
   for (const RowBucket* bucket : groups) {
     rows_.push_back({static_cast<std::int32_t>(bucket->d), bucket->count, nullptr, nullptr, nullptr});
+    view_.n += bucket->count;
     row_entries_ += bucket->count * bucket->d * bucket->d;
   }
   view_.groups = static_cast<std::int32_t>(rows_.size());
@@ -95,8 +96,9 @@ void DeviceSystem::describe(const ArrowSystem& s) {
   if (s.is_uniform()) return;
   for (const RowBucket* bucket : groups) {
     const auto append = [&](auto&& value) {
+      std::vector<Index>& values = index_.emplace_back();
       for (Index j = 0; j < bucket->count; ++j) {
-        index_.push_back(value(bucket->rows.empty() ? j : bucket->rows[static_cast<std::size_t>(j)]));
+        values.push_back(value(bucket->rows.empty() ? j : bucket->rows[static_cast<std::size_t>(j)]));
       }
     };
     append([&](Index i) { return s.row_offset(i); });
@@ -111,21 +113,18 @@ void DeviceSystem::place() {
   a_ = layout.add_array<double>(row_entries_);
   b_ = layout.add_array<double>(total_dim() * k());
   m_ = layout.add_array<double>(border_.entries);
-  index_at_ = layout.add_array<Index>(static_cast<Index>(index_.size()));
+  for (const auto& values : index_) index_at_.push_back(layout.add_array<Index>(static_cast<Index>(values.size())));
   workspace_ = layout.add(sizes_.workspace);
   memory_ = Memory(lane_, std::max(layout.bytes(), kAlignment));
   view_.a = memory_.at<double>(a_);
   view_.b = memory_.at<double>(b_);
   view_.border = memory_.at<double>(m_);
-  const Index* at = memory_.at<Index>(index_at_);
-  for (ArrowschurDeviceRows& group : rows_) {
-    if (index_.empty()) break;
-    group.line = at;
-    group.entry = at + group.n;
-    group.row = at + 2 * group.n;
-    at += 3 * group.n;
+  for (std::size_t i = 0; i < index_.size(); ++i) {
+    Index* const at = memory_.at<Index>(index_at_[i]);
+    lane_.upload(at, index_[i].data(), index_[i].size() * sizeof(Index));
+    ArrowschurDeviceRows& group = rows_[i / 3];
+    (i % 3 == 0 ? group.line : i % 3 == 1 ? group.entry : group.row) = at;
   }
-  lane_.upload(memory_.at<Index>(index_at_), index_.data(), index_.size() * sizeof(Index));
 }
 
 void DeviceSystem::copy(const ArrowSystem& s) {

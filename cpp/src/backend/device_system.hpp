@@ -32,7 +32,7 @@ class DeviceSystem {
 
   const ArrowschurDeviceSystem* view() const noexcept { return &view_; }
   Lane& lane() const noexcept { return lane_; }
-  Index n() const noexcept { return view_.n; }
+  Index n() const noexcept { return n_; }
   Index total_dim() const noexcept { return view_.total; }
   Index k() const noexcept { return view_.k; }
   Index size() const noexcept { return view_.total + view_.k; }  // of a vector
@@ -51,13 +51,16 @@ class DeviceSystem {
   bool full_inverse_;
   ArrowschurDeviceSystem view_{};
   std::vector<ArrowschurDeviceRows> rows_;
-  std::vector<Index> index_;  // line, entry, row of each group in turn; empty for uniform rows
+  // line, entry and row of each group in turn, at `index_at_`; empty for uniform rows
+  std::vector<std::vector<Index>> index_;
+  std::vector<std::size_t> index_at_;
   std::vector<Index> row_dims_;
   BorderForm border_;
+  Index n_ = 0;  // rows; those without unknowns are not the device's
   Index row_entries_ = 0;
   ArrowschurDeviceSizes sizes_{};
   Memory memory_;
-  std::size_t a_ = 0, b_ = 0, m_ = 0, index_at_ = 0, workspace_ = 0;
+  std::size_t a_ = 0, b_ = 0, m_ = 0, workspace_ = 0;
 };
 
 // Bytes that the blocks take on the device, for a choice among routes: no device is asked.
