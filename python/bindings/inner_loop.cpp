@@ -52,7 +52,7 @@ py::dict step_fields(InnerStep&& step, const WorkspaceHandle& workspace) {
                   "objective"_a = step.objective, "gradient_norm"_a = step.gradient_norm,
                   "log_det_hessian"_a = step.log_det_hessian, "certificate"_a = step.certificate,
                   "execution_path"_a = step.execution_path, "backend"_a = step.backend,
-                  "unproven_path"_a = step.unproven_path);
+                  "unproven_path"_a = step.unproven_path, "telemetry"_a = telemetry_fields(step.telemetry));
 }
 
 py::tuple sequence_fields(OuterSequence&& sequence, const WorkspaceHandle& workspace) {

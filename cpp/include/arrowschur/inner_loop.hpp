@@ -86,6 +86,7 @@ struct InnerStep {
   const char* execution_path = "cpu";
   const char* backend = "cpu";
   const char* unproven_path = "";
+  Telemetry telemetry;  // of this call
 };
 
 // The loop ended without one accepted step and without having converged.

@@ -260,6 +260,7 @@ InnerStep ResidentWorkspace::inner_iteration(double ridge_t, double ridge_beta, 
   step.delta_beta = std::move(newton.delta_beta);
   step.log_det_hessian = result.factor->log_det;
   step.certificate = newton.diagnostics.backward_error;
+  step.telemetry = cache.take_telemetry();
   return step;
 }
 

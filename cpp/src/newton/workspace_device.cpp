@@ -172,6 +172,7 @@ void WorkspaceDevice::step(const Gradient& own, double ridge_t, double ridge_bet
     step.backend = account.backend;
     step.unproven_path = account.unproven_path;
   });
+  step.telemetry = std::move(call);
 }
 
 }  // namespace arrowschur::newton
