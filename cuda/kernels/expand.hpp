@@ -60,10 +60,9 @@ struct Expand {
         const Pair x = load_pair(args.beta + c, false, both);
         ARROWSCHUR_UNROLL
         for (int r = 0; r < D; ++r) {
-          if (r < d) {
-            const Pair value = load_pair(w + r * k + c, aligned, both);
-            sum[r] = std::fma(value.y, x.y, std::fma(value.x, x.x, sum[r]));
-          }
+          if (r >= d) break;
+          const Pair value = load_pair(w + r * k + c, aligned, both);
+          sum[r] = std::fma(value.y, x.y, std::fma(value.x, x.x, sum[r]));
         }
       }
     }

@@ -48,6 +48,7 @@ struct FactorAndWhiten {
   static constexpr int kThreads = kTileThreads;
   static constexpr int kRows = D <= 16 ? 32 / D : 1;  // row blocks of a block
   static constexpr int kColumns = D <= 16 ? 2 : 1;  // 2 x 32 numbers would be half of all registers
+  static constexpr int kResident = D <= 2 ? 6 : D <= 4 || D > 8 ? 4 : 2;  // each thread has D loads in flight
   static constexpr bool kInRegisters = D <= kExactDepths;
 
   // Shared memory: the factors, row-major with lines of d, their reciprocal diagonals, their first bad pivots (-1: none).
@@ -55,7 +56,9 @@ struct FactorAndWhiten {
   static constexpr int kPivot = kInverse + kRows * D;
   static constexpr int kShared = kPivot + kRows;
 
-  static constexpr std::int64_t tiles(std::int64_t k) { return larger(1, ceil_div(k, kColumns * kThreads)); }
+  ARROWSCHUR_HD static constexpr std::int64_t tiles(std::int64_t k) {
+    return larger(1, ceil_div(k, kColumns * kThreads));
+  }
 
   static Launch launch(const Args& args) {
     return {ceil_div(args.rows.n, kRows) * tiles(args.k), kShared, kInRegisters ? 2 : 2 * args.rows.d + 2};
