@@ -199,9 +199,10 @@ struct BorderProducts {
         sum += args.lines[tile * args.pitch + args.total + line];
       }
     } else {
-      for (std::int64_t c = args.border.begin(line) + thread; c < args.border.end(line); c += kThreads) {
-        const double ridge = kAbsolute && c == line ? args.ridge_beta : 0.0;
-        sum = multiply_add<kAbsolute>(args.border(line, c) + ridge, kAbsolute ? 1.0 : args.z[args.total + c], sum);
+      const Border::Line entries = args.border.line(line);
+      for (std::int64_t c = entries.begin + thread; c < entries.end; c += kThreads) {
+        const double entry = args.border.in_line(entries, line, c) + (kAbsolute && c == line ? args.ridge_beta : 0.0);
+        sum = multiply_add<kAbsolute>(entry, kAbsolute ? 1.0 : args.z[args.total + c], sum);
       }
     }
     for (std::int64_t p = thread; p < args.chunks; p += kThreads) sum += args.columns[p * args.border.k + line];

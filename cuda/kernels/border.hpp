@@ -18,14 +18,19 @@ struct Border {
     if (form == ARROWSCHUR_BORDER_BANDED) return r - c <= width ? values[(r - c) * k + c] : 0.0;
     return r / width == c / width ? values[r * width + c % width] : 0.0;
   }
-  ARROWSCHUR_HD double operator()(std::int64_t r, std::int64_t c) const { return r >= c ? lower(r, c) : lower(c, r); }
 
-  // Of a form that is not dense: columns outside [begin, end) of line r are zero.
-  ARROWSCHUR_HD std::int64_t begin(std::int64_t r) const {
-    return form == ARROWSCHUR_BORDER_BANDED ? larger(0, r - width) : r / width * width;
+  // A line of a form that is not dense: its entries outside columns [begin, end) are zero.
+  struct Line {
+    std::int64_t begin, end;
+  };
+  ARROWSCHUR_HD Line line(std::int64_t r) const {
+    if (form == ARROWSCHUR_BORDER_BANDED) return {larger(0, r - width), smaller(k, r + width + 1)};
+    const std::int64_t begin = r / width * width;
+    return {begin, begin + width};
   }
-  ARROWSCHUR_HD std::int64_t end(std::int64_t r) const {
-    return form == ARROWSCHUR_BORDER_BANDED ? smaller(k, r + width + 1) : (r / width + 1) * width;
+  ARROWSCHUR_HD double in_line(const Line& line, std::int64_t r, std::int64_t c) const {
+    const std::int64_t high = larger(r, c), low = smaller(r, c);
+    return form == ARROWSCHUR_BORDER_BANDED ? values[(high - low) * k + low] : values[high * width + low - line.begin];
   }
 };
 

@@ -25,6 +25,7 @@ struct Expand {
   using Args = ExpandArgs;
   static constexpr int kThreads = 128;
   static constexpr int kFold = 8;
+  static constexpr int kColumns = D <= 16 ? 2 : 1;  // that a thread loads at once
 
   ARROWSCHUR_HD static constexpr int lanes(std::int64_t k) { return k > 128 ? 128 : k > 32 ? 32 : 8; }
   static Launch launch(const Args& args) {
@@ -55,15 +56,14 @@ struct Expand {
       const std::int64_t k = args.k;
       const bool aligned = k % 2 == 0;
       const double* const w = args.w + line_of(args.rows, j) * k;
-      for (std::int64_t c = 2 * lane; c < k; c += 2 * width) {
-        const bool both = c + 1 < k;
+      for (std::int64_t c = kColumns * lane; c < k; c += kColumns * width) {
+        const bool both = kColumns == 2 && c + 1 < k;
         const Pair x = load_pair(args.beta + c, false, both);
         ARROWSCHUR_UNROLL
         for (int r = 0; r < D; ++r) {
-          if (r < d) {
-            const Pair value = load_pair(w + r * k + c, aligned, both);
-            sum[r] = std::fma(value.y, x.y, std::fma(value.x, x.x, sum[r]));
-          }
+          const Pair value = r < d ? load_pair(w + r * k + c, aligned, both) : Pair{0.0, 0.0};
+          sum[r] = std::fma(value.x, x.x, sum[r]);
+          if (kColumns == 2) sum[r] = std::fma(value.y, x.y, sum[r]);
         }
       }
     }
@@ -71,22 +71,32 @@ struct Expand {
     for (int r = 0; r < D; ++r) shared[r * width + lane] = sum[r];
   }
 
-  ARROWSCHUR_HD static void substitute(std::int64_t j, int d, int terms, const double* folded, const Args& args) {
+  ARROWSCHUR_HD static void substitute(std::int64_t j, int d, int terms, double* folded, const Args& args) {
     const std::int64_t line = line_of(args.rows, j);
-    double x[D];
-    ARROWSCHUR_UNROLL
-    for (int r = 0; r < D; ++r) {
-      if (r < d) {
-        double sum = folded[r * terms];
-        for (int s = 1; s < terms; ++s) sum += folded[r * terms + s];
-        x[r] = args.t[line + r] + sum;
+    const double* const l = args.l + entry_of(args.rows, j);
+    const double* const inverse = args.inverse_diagonal + line;
+    if constexpr (D <= 16) {
+      double x[D];
+      ARROWSCHUR_UNROLL
+      for (int r = 0; r < D; ++r) {
+        if (r < d) x[r] = args.t[line + r] + total(folded + r * terms, terms);
       }
+      backward<D>(l, inverse, d, x);
+      ARROWSCHUR_UNROLL
+      for (int r = 0; r < D; ++r) {
+        if (r < d) args.t[line + r] = -x[r];
+      }
+    } else {
+      for (int r = 0; r < d; ++r) folded[r * terms] = args.t[line + r] + total(folded + r * terms, terms);
+      backward(l, inverse, d, folded, terms);
+      for (int r = 0; r < d; ++r) args.t[line + r] = -folded[r * terms];
     }
-    backward<D>(args.l + entry_of(args.rows, j), args.inverse_diagonal + line, d, x);
-    ARROWSCHUR_UNROLL
-    for (int r = 0; r < D; ++r) {
-      if (r < d) args.t[line + r] = -x[r];
-    }
+  }
+
+  ARROWSCHUR_HD static double total(const double* terms, int count) {
+    double sum = terms[0];
+    for (int s = 1; s < count; ++s) sum += terms[s];
+    return sum;
   }
 };
 

@@ -48,6 +48,7 @@ struct FactorAndWhiten {
   static constexpr int kThreads = kTileThreads;
   static constexpr int kRows = D <= 16 ? 32 / D : 1;  // row blocks of a block
   static constexpr int kColumns = D <= 16 ? 2 : 1;  // 2 x 32 numbers would be half of all registers
+  static constexpr int kResident = D <= 2 ? 5 : D <= 4 || D == 12 || D == 16 ? 4 : 2;
   static constexpr bool kInRegisters = D <= kExactDepths;
 
   // Shared memory: the factors, row-major with lines of d, their reciprocal diagonals, their first bad pivots (-1: none).
@@ -55,7 +56,9 @@ struct FactorAndWhiten {
   static constexpr int kPivot = kInverse + kRows * D;
   static constexpr int kShared = kPivot + kRows;
 
-  static constexpr std::int64_t tiles(std::int64_t k) { return larger(1, ceil_div(k, kColumns * kThreads)); }
+  ARROWSCHUR_HD static constexpr std::int64_t tiles(std::int64_t k) {
+    return larger(1, ceil_div(k, kColumns * kThreads));
+  }
 
   static Launch launch(const Args& args) {
     return {ceil_div(args.rows.n, kRows) * tiles(args.k), kShared, kInRegisters ? 2 : 2 * args.rows.d + 2};
@@ -98,7 +101,9 @@ struct FactorAndWhiten {
       ARROWSCHUR_UNROLL
       for (int r = 0; r < D; ++r) {
         ARROWSCHUR_UNROLL
-        for (int c = 0; c <= r; ++c) l[packed_at(r, c)] = a[r * D + c];
+        for (int c = 0; c < D; ++c) {
+          if (c <= r) l[packed_at(r, c)] = a[r * D + c];
+        }
       }
       const int pivot = cholesky<D>(l, args.ridge, inverse);
       shared[kPivot + slot] = pivot;
@@ -107,7 +112,9 @@ struct FactorAndWhiten {
       for (int r = 0; r < D; ++r) {
         shared[kInverse + slot * D + r] = pivot < 0 ? inverse[r] : quiet_nan();
         ARROWSCHUR_UNROLL
-        for (int c = 0; c <= r; ++c) shared[slot * D * D + r * D + c] = pivot < 0 ? l[packed_at(r, c)] : quiet_nan();
+        for (int c = 0; c < D; ++c) {
+          if (c <= r) shared[slot * D * D + r * D + c] = pivot < 0 ? l[packed_at(r, c)] : quiet_nan();
+        }
       }
     } else {
       (void)first, (void)tile, (void)slot, (void)shared, (void)args;
@@ -181,7 +188,7 @@ struct FactorAndWhiten {
       double x[D], y[D];
       ARROWSCHUR_UNROLL
       for (int r = 0; r < D; ++r) {
-        if (r >= d) break;
+        if (r >= d) continue;
         if (kColumns == 2) {
           const Pair b = load_pair(args.b + at + r * args.k, aligned, both);
           x[r] = b.x, y[r] = b.y;
@@ -193,7 +200,7 @@ struct FactorAndWhiten {
       if (kColumns == 2) forward<D>(shared + slot * D * D, shared + kInverse + slot * D, d, y);
       ARROWSCHUR_UNROLL
       for (int r = 0; r < D; ++r) {
-        if (r >= d) break;
+        if (r >= d) continue;
         if (bad) x[r] = y[r] = quiet_nan();
         if (kColumns == 2) {
           store_pair(args.w + at + r * args.k, {x[r], y[r]}, aligned, both);

@@ -55,7 +55,7 @@ inline constexpr int kVectorThreads = 256;
 struct Pieces {
   std::int64_t count, length;
 };
-constexpr Pieces pieces_of(std::int64_t size) {
+ARROWSCHUR_HD constexpr Pieces pieces_of(std::int64_t size) {
   const std::int64_t count = larger(1, smaller(256, ceil_div(size, 4 * kVectorThreads)));
   return {count, ceil_div(size, count)};
 }

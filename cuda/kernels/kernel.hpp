@@ -4,6 +4,7 @@
 //
 //     struct Kernel {
 //       static constexpr int kThreads = 128;                    // of a block
+//       static constexpr int kResident = 4;                     // optional: blocks that a multiprocessor is to hold
 //       struct Args { ... };                                    // by value, pointers to device memory
 //       static Launch launch(const Args&);                      // pure: blocks, shared memory, phases
 //       ARROWSCHUR_HD static void run(int phase, std::int64_t block, int thread, double* shared, const Args&);

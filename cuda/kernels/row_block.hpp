@@ -36,41 +36,55 @@ ARROWSCHUR_HD inline double minus_products(double start, const double* a, const 
   return start;
 }
 
-// A factor in registers: the lower triangle by rows, without gaps.
+// ---- in registers -------------------------------------------------------------------------------------------------------
+// Arrays stay in registers where every index is known to the compiler: all loops below run to D, whatever part of it is
+// meant, and are unrolled from the inside out; the conditions are decided then.
+
+// The lower triangle by rows, without gaps.
 ARROWSCHUR_HD constexpr int packed_at(int r, int c) { return r * (r + 1) / 2 + c; }
 
-// Lower triangle of A in, L out; 1 / l_jj to `inverse`. The first pivot that is not positive and finite, or -1.
+// Lower triangle of A in, L out; 1 / l_jj to `inverse`. The first pivot that is not positive and finite, or -1. Goes on
+// after it, with numbers that mean nothing.
 template <int D>
 ARROWSCHUR_HD inline int cholesky(double (&l)[D * (D + 1) / 2], double ridge, double (&inverse)[D]) {
+  int bad = -1;
   ARROWSCHUR_UNROLL
   for (int j = 0; j < D; ++j) {
     double pivot = l[packed_at(j, j)] + ridge;
     ARROWSCHUR_UNROLL
-    for (int q = 0; q < j; ++q) pivot = std::fma(-l[packed_at(j, q)], l[packed_at(j, q)], pivot);
-    if (!good_pivot(pivot)) return j;
+    for (int q = 0; q < D; ++q) {
+      if (q < j) pivot = std::fma(-l[packed_at(j, q)], l[packed_at(j, q)], pivot);
+    }
+    if (bad < 0 && !good_pivot(pivot)) bad = j;
     l[packed_at(j, j)] = std::sqrt(pivot);
     inverse[j] = 1.0 / l[packed_at(j, j)];
     ARROWSCHUR_UNROLL
-    for (int r = j + 1; r < D; ++r) {
-      double sum = l[packed_at(r, j)];
-      ARROWSCHUR_UNROLL
-      for (int q = 0; q < j; ++q) sum = std::fma(-l[packed_at(r, q)], l[packed_at(j, q)], sum);
-      l[packed_at(r, j)] = sum * inverse[j];
+    for (int r = 0; r < D; ++r) {
+      if (r > j) {
+        double sum = l[packed_at(r, j)];
+        ARROWSCHUR_UNROLL
+        for (int q = 0; q < D; ++q) {
+          if (q < j) sum = std::fma(-l[packed_at(r, q)], l[packed_at(j, q)], sum);
+        }
+        l[packed_at(r, j)] = sum * inverse[j];
+      }
     }
   }
-  return -1;
+  return bad;
 }
 
-// x = L^-1 x for the first d <= D entries; L row-major with lines of d entries. The bounds are D, so that x stays in
-// registers.
+// x = L^-1 x for the first d <= D entries; L row-major with lines of d entries.
 template <int D>
 ARROWSCHUR_HD inline void forward(const double* l, const double* inverse, int d, double (&x)[D]) {
   ARROWSCHUR_UNROLL
   for (int r = 0; r < D; ++r) {
-    if (r >= d) break;
-    ARROWSCHUR_UNROLL
-    for (int q = 0; q < r; ++q) x[r] = std::fma(-l[r * d + q], x[q], x[r]);
-    x[r] *= inverse[r];
+    if (r < d) {
+      ARROWSCHUR_UNROLL
+      for (int q = 0; q < D; ++q) {
+        if (q < r) x[r] = std::fma(-l[r * d + q], x[q], x[r]);
+      }
+      x[r] *= inverse[r];
+    }
   }
 }
 
@@ -78,13 +92,24 @@ ARROWSCHUR_HD inline void forward(const double* l, const double* inverse, int d,
 template <int D>
 ARROWSCHUR_HD inline void backward(const double* l, const double* inverse, int d, double (&x)[D]) {
   ARROWSCHUR_UNROLL
-  for (int r = D - 1; r >= 0; --r) {
-    if (r >= d) continue;
-    ARROWSCHUR_UNROLL
-    for (int q = r + 1; q < D; ++q) {
-      if (q < d) x[r] = std::fma(-l[q * d + r], x[q], x[r]);
+  for (int from_last = 0; from_last < D; ++from_last) {
+    const int r = D - 1 - from_last;
+    if (r < d) {
+      ARROWSCHUR_UNROLL
+      for (int q = 0; q < D; ++q) {
+        if (q > r && q < d) x[r] = std::fma(-l[q * d + r], x[q], x[r]);
+      }
+      x[r] *= inverse[r];
     }
-    x[r] *= inverse[r];
+  }
+}
+
+// The same in the same order, where x has too many entries for registers; they lie `stride` apart.
+ARROWSCHUR_HD inline void backward(const double* l, const double* inverse, int d, double* x, int stride) {
+  for (int r = d - 1; r >= 0; --r) {
+    double value = x[r * stride];
+    for (int q = r + 1; q < d; ++q) value = std::fma(-l[q * d + r], x[q * stride], value);
+    x[r * stride] = value * inverse[r];
   }
 }
 
