@@ -50,13 +50,13 @@ def run(backend: Path, program: str, **more: str) -> str:
     return result.stderr
 
 
-def suite(backend: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def suite(backend: Path | str, *arguments: str, outcome: str = "available") -> subprocess.CompletedProcess[str]:
     """Run the device suite in a fresh process with that backend."""
     file = ROOT / "tests" / "python" / "test_on_device.py"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     return subprocess.run(
         [*command, "--rootdir", str(ROOT), str(file), *arguments],
-        env=environment(backend),
+        env=environment(backend, ARROWSCHUR_FAKE_DEVICE=outcome),
         capture_output=True,
         text=True,
         timeout=600,
@@ -93,17 +93,7 @@ def test_a_required_device_that_is_missing_is_a_failure() -> None:
 
 
 def test_a_fault_is_never_a_skip(fake: Path) -> None:
-    broken = environment(fake)
-    broken["ARROWSCHUR_FAKE_DEVICE"] = "fault"
-    file = ROOT / "tests" / "python" / "test_on_device.py"
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), str(file), "-k", "test_td_03", "-p"]
-        + ["no:cacheprovider"],
-        env=broken,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = suite(fake, "-k", "test_td_03", outcome="fault")
     assert result.returncode == 1
     assert "fault: scripted fault" in result.stdout
 
