@@ -46,6 +46,11 @@ bool handles_are_valid() noexcept {
   return !ending.load(std::memory_order_relaxed) && owner.load(std::memory_order_relaxed) == ::getpid();
 }
 
+void require_handles() {
+  if (handles_are_valid()) return;
+  throw DeviceUnavailableError("runtime_unavailable: driver_unavailable: forked: the parent process has the device");
+}
+
 void watch_for_the_end() {
   pid_t nobody = 0;
   if (!owner.compare_exchange_strong(nobody, ::getpid())) return;

@@ -37,5 +37,6 @@ void require(const Table&, int status, const char* stage);
 // when the driver may be gone before the objects that hold them.
 bool handles_are_valid() noexcept;
 void watch_for_the_end();  // before the first handle is made
+void require_handles();  // DeviceUnavailableError in a child of the process that has the device
 
 }  // namespace arrowschur::device

@@ -71,6 +71,19 @@ class FrameState {
     check_vector("g_beta", g_beta, k());
   }
 
+  // Factors whose last holder has gone, in whatever thread that was. Their memory goes back in the order of the frame's
+  // work: at its next call, or with it. Waits for no call, which may be waiting for what that thread holds.
+  void bury(std::shared_ptr<device::DeviceFactor> factor) {
+    const std::lock_guard lock(graveyard_mutex_);
+    graveyard_.push_back(std::move(factor));
+  }
+  // At the beginning of a call: the process must be the one that has the device.
+  void begin() {
+    device::require_handles();
+    const std::lock_guard lock(graveyard_mutex_);
+    graveyard_.clear();
+  }
+
   std::shared_ptr<device::DeviceFactor> factor(double ridge_t, double ridge_beta) {
     device::FactorAnswer answer = device_.factors().get(ridge_t, ridge_beta);
     builds_ += answer.made ? 1 : 0;
@@ -125,6 +138,8 @@ class FrameState {
   std::int64_t generation_ = 0;  // counts refreshes
   std::int64_t builds_ = 0;
   Telemetry total_;
+  std::mutex graveyard_mutex_;
+  std::vector<std::shared_ptr<device::DeviceFactor>> graveyard_;  // destroyed before the device that they live on
 };
 
 void require_ridge(const char* name, double value) {
@@ -184,6 +199,7 @@ Telemetry ArrowFrame::telemetry() const {
 FrameStep ArrowFrame::step(std::span<const double> g_t, std::span<const double> g_beta, bool certificate) const {
   impl_->state->check_gradient(g_t, g_beta);
   const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
   return impl_->state->step(*impl_->factor, g_t, g_beta, certificate, newton::kResident);
 }
 
@@ -203,6 +219,7 @@ void ArrowFrame::solve(std::span<const double> w_t, std::span<const double> w_be
                           std::to_string(rows) + " and " + std::to_string(border));
   }
   const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
   for (Index c = 0; c < m; ++c) {
     impl_->state->device().solve(*impl_->factor,
                                  {w_t.data() + c, w_beta.data() + c, x_t.data() + c, x_beta.data() + c, m, -1.0});
@@ -216,10 +233,7 @@ struct FrameFactors::Held {
   std::shared_ptr<device::DeviceFactor> factor;
   std::int64_t generation = 0;
 
-  ~Held() {
-    const std::lock_guard lock(state->mutex());  // memory goes back in the order of the frame's work
-    factor.reset();
-  }
+  ~Held() { state->bury(std::move(factor)); }
 };
 
 double FrameFactors::ridge_t() const noexcept { return held_->factor->ridge_t(); }
@@ -258,6 +272,7 @@ Telemetry BaseArrowFrame::telemetry() const {
 FrameFactors BaseArrowFrame::factor_at(double ridge_t, double ridge_beta) {
   newton::require_ridges(ridge_t, ridge_beta);
   const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
   auto factor = impl_->state->factor(ridge_t, ridge_beta);
   impl_->state->settle();
   return FrameFactors(
@@ -268,6 +283,7 @@ FrameStep BaseArrowFrame::solve_with(const FrameFactors& factors, std::span<cons
                                      std::span<const double> g_beta, bool certificate) {
   impl_->state->check_gradient(g_t, g_beta);
   const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
   const FrameFactors::Held& held = *factors.held_;
   if (held.state != impl_->state || held.generation != impl_->state->generation()) {
     throw InvalidArgument("factors", "factors of another frame, or of before its refresh()", "factors of this frame");
@@ -290,12 +306,14 @@ FrameStep BaseArrowFrame::refactor_and_solve(double ridge_t, double ridge_beta, 
   newton::require_ridges(ridge_t, ridge_beta);
   impl_->state->check_gradient(g_t, g_beta);
   const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
   const auto factor = impl_->state->factor(ridge_t, ridge_beta);
   return impl_->state->step(*factor, g_t, g_beta, certificate, newton::kResident);
 }
 
 void BaseArrowFrame::refresh(const ArrowSystem& s) {
   const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
   impl_->state->refresh(s);
 }
 

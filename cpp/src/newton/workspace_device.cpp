@@ -52,8 +52,10 @@ std::string WorkspaceDevice::reason() const {
 
 void WorkspaceDevice::release() noexcept {
   if (!provider_) return;
-  Telemetry ignored;
-  count(ignored);
+  if (device::handles_are_valid()) {
+    Telemetry ignored;
+    count(ignored);
+  }
   provider_.reset();
   own_gradient_there_ = false;
 }
@@ -89,6 +91,7 @@ void WorkspaceDevice::require(const SolveOptions& options) const {
 }
 
 DeviceProvider& WorkspaceDevice::bind(const SolveOptions& options) {
+  if (!device::handles_are_valid()) release();  // bound in the parent of this process
   if (!provider_) {
     try {
       provider_.emplace(system_, options.device_memory_limit);

@@ -2,7 +2,11 @@
 // a ridge costs, failures and what they lead to.
 #include "arrowschur/frame.hpp"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <limits>
+#include <memory>
 #include <thread>
 
 #include "arrowschur/error.hpp"
@@ -475,6 +479,48 @@ TEST(OneFrameServesSeveralThreads) {
   }
   for (std::thread& thread : threads) thread.join();
   for (const int count : good) CHECK_EQUAL(count, 25);
+}
+
+// D-5.2: calls of the backend's own, for a border of one block
+TEST(ABuildAndASolveAreFewLaunches) {
+  const FixtureData f = fixtures::coupled_fixture(40, 3, 96, 2, 0.9, BorderKind::dense);
+  const ArrowFrame frame = ArrowFrame::build(f.system());
+  const auto build = frame.telemetry().kernel_launches;
+  CHECK(build > 0 && build <= 12);
+  const FrameStep step = frame.step();
+  CHECK(step.telemetry.kernel_launches > 0 && step.telemetry.kernel_launches <= 8);
+  CHECK_EQUAL(step.telemetry.syncs, std::int64_t{1});
+  CHECK_EQUAL(step.telemetry.allocations, std::int64_t{0});
+  frame.step();
+  const FrameStep replayed = frame.step();
+  CHECK_EQUAL(replayed.telemetry.kernel_launches, std::int64_t{0});
+  CHECK_EQUAL(replayed.telemetry.graph_replays, std::int64_t{1});
+}
+
+// D-2.12
+TEST(AChildOfTheProcessHasNoneOfItsFrames) {
+  const support::OwnedSystem hand = support::hand();
+  auto frame = std::make_unique<ArrowFrame>(ArrowFrame::build(system_of(hand)));
+  const FrameStep step = frame->step();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const int calls = fake::calls("copy_to_device") + fake::calls("release");
+    int wrong = 0;
+    try {
+      frame->step();
+      wrong = 1;
+    } catch (const DeviceUnavailableError& error) {
+      wrong = error.reason.find("forked") == std::string::npos ? 2 : 0;
+    }
+    frame.reset();  // gives nothing back that is not its own
+    if (calls != fake::calls("copy_to_device") + fake::calls("release")) wrong = 3;
+    ::_exit(wrong);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status));
+  CHECK_EQUAL(WEXITSTATUS(status), 0);
+  CHECK(same_bits(frame->step(), step));
 }
 
 // D-2.9: lanes are made once
