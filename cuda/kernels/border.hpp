@@ -34,8 +34,7 @@ struct Border {
   }
 };
 
-// Column-major lower triangles are walked by columns, a pair of lines for each thread. A pair that straddles the diagonal
-// is written whole: what lies above the diagonal is undefined anyhow.
+// Column-major lower triangles are walked by columns, a pair of lines for each thread.
 inline constexpr int kTriangleThreads = 128;
 inline constexpr std::int64_t kTriangleLines = 8 * kTriangleThreads;  // of a block
 
@@ -110,11 +109,15 @@ struct AddRidge {
     const std::int64_t end = smaller(args.k, first + kTriangleLines);
     for (std::int64_t r = first + 2 * thread; r < end; r += 2 * kThreads) {
       if (r + 1 < c) continue;
+      const std::int64_t at = c * args.lds + r;
+      if (r < c) {  // the pair straddles the diagonal
+        if (r + 1 < args.k) args.s[at + 1] = args.s0[at + 1] + args.ridge;
+        continue;
+      }
       const bool both = r + 1 < args.k;
-      Pair value{both || r >= c ? args.s0[c * args.lds + r] : 0.0, both ? args.s0[c * args.lds + r + 1] : 0.0};
+      Pair value = load_pair(args.s0 + at, true, both);
       if (r == c) value.x += args.ridge;
-      if (r + 1 == c) value.y += args.ridge;
-      store_pair(args.s + c * args.lds + r, value, true, both);
+      store_pair(args.s + at, value, true, both);
     }
   }
 };

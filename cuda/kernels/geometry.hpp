@@ -94,7 +94,7 @@ constexpr bool fits(std::int64_t lines, std::int64_t k, std::int64_t n) {
   if (lines < 0 || k < 0 || n < 0 || lines > kMost || k > kMost || n > kMost) return false;
   if (k > 0 && (lines > kMost / k || k > kMost / k)) return false;
   const std::int64_t tiles = larger(1, ceil_div(k, kTileColumns));
-  return n <= kMostBlocks / tiles && lines + k <= kMostBlocks && ceil_div(k, kTileColumns) * k <= kMostBlocks;
+  return n <= kMostBlocks / tiles && tiles * k <= kMostBlocks;
 }
 
 }  // namespace arrowschur::kernels

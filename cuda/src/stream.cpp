@@ -140,19 +140,22 @@ int Stream::subtract_gram(std::int64_t k, std::int64_t lines, const double* w, d
 }
 
 int Stream::cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void* workspace) noexcept {
-  std::size_t device = 0, host = 0;
-  if (const int status = potrf_workspace(k, lds, &device, &host)) return status;
-  if (host_.size() < host) {
+  if (potrf_k_ != k || potrf_lds_ != lds) {
+    if (const int status = potrf_workspace(k, lds, &potrf_device_, &potrf_host_)) return status;
+    potrf_k_ = k, potrf_lds_ = lds;
+  }
+  if (host_.size() < potrf_host_) {
     try {
-      host_.resize(host);
+      host_.resize(potrf_host_);
     } catch (const std::bad_alloc&) {
       return fail(ARROWSCHUR_DEVICE_OUT_OF_MEMORY, "no host memory for cusolverDnXpotrf");
     }
   }
   ++counters_.kernel_launches;
-  return check_library(math()->potrf(cusolver_, params_, MathLibraries::kLower, k, MathLibraries::kFloat64, s, lds,
-                                     MathLibraries::kFloat64, workspace, device, host_.data(), host, info),
-                       "cusolverDnXpotrf");
+  return check_library(
+      math()->potrf(cusolver_, params_, MathLibraries::kLower, k, MathLibraries::kFloat64, s, lds,
+                    MathLibraries::kFloat64, workspace, potrf_device_, host_.data(), potrf_host_, info),
+      "cusolverDnXpotrf");
 }
 
 int Stream::solve_lower(std::int64_t k, const double* l, std::int64_t lds, double* x, std::int64_t ldx) noexcept {

@@ -49,6 +49,8 @@ class Stream {
   void* params_ = nullptr;
   void* workspace_ = nullptr;         // of cuBLAS
   std::vector<unsigned char> host_;  // workspace of cuSOLVER on the host: grows, never shrinks
+  std::int64_t potrf_k_ = 0, potrf_lds_ = 0;  // what the sizes below are of
+  std::size_t potrf_device_ = 0, potrf_host_ = 0;
   ArrowschurDeviceCounters counters_{};
   bool capturing_ = false, spoilt_ = false;
   std::int64_t capture_h2d_ = 0, capture_d2h_ = 0;

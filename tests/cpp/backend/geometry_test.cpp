@@ -162,15 +162,17 @@ TEST(TenThousandRandomShapes) {
 // The largest that is accepted does not overflow, what is larger is refused.
 TEST(LargeShapesAreRefusedBeforeTheyOverflow) {
   for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, std::int64_t{500'000}}) {
-    std::int64_t low = 0, high = std::int64_t{1} << 62;
-    while (high - low > 1) {
-      const std::int64_t middle = low + (high - low) / 2;
-      (fits(middle, k, middle) ? low : high) = middle;
+    for (const int d : {1, 2, 7, 32}) {
+      std::int64_t low = 0, high = std::int64_t{1} << 56;
+      while (high - low > 1) {
+        const std::int64_t middle = low + (high - low) / 2;
+        (fits(d * middle, k, middle) ? low : high) = middle;
+      }
+      CHECK(low > 0);
+      check_coverage(d * low, k);
+      CHECK(workspace_doubles(d * low, k) > 0);
+      check_launches({low, k, d, ARROWSCHUR_BORDER_BANDED, 0});
     }
-    CHECK(low > 0);
-    check_coverage(low, k);
-    CHECK(workspace_doubles(low, k) > 0);
-    check_launches({low, k, 1, ARROWSCHUR_BORDER_BANDED, 0});
   }
   CHECK(!fits(-1, 1, 1) && !fits(1, -1, 1) && !fits(1, 1, -1));
   CHECK(!fits(std::int64_t{1} << 62, std::int64_t{1} << 62, 1));

@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstdint>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "kernels/kernel.hpp"
@@ -56,6 +57,13 @@ void execute(const typename Kernel::Args& args, Order order = Order::forward) {
       }
     }
   }
+}
+
+// Equal in every bit, NaNs too.
+inline bool same_bits(std::span<const double> a, std::span<const double> b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double x, double y) {
+    return std::bit_cast<std::uint64_t>(x) == std::bit_cast<std::uint64_t>(y);
+  });
 }
 
 }  // namespace arrowschur::kernels

@@ -82,10 +82,6 @@ std::vector<Vector> results(const Problem& p, bool full_inverse, Order order) {
   return out;
 }
 
-bool same_bits(const Vector& a, const Vector& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
-}
-
 void check_orders(const Problem& p) {
   for (const bool full_inverse : {false, true}) {
     const auto expected = results(p, full_inverse, Order::forward);

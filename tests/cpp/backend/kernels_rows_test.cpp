@@ -104,7 +104,7 @@ TEST(FactorsAndWhitenedBlocksHaveTheBitsOfPlainLoops) {
         wrong_bits += rows.inverse[at(j * d + r)] != inverse[at(r)];
         for (int c = 0; c <= r; ++c) {
           wrong_bits += rows.l[at(j * d * d + r * d + c)] != l[at(r * d + c)];
-          long double residual = static_cast<long double>(a[r * d + c]) + (r == c ? kRidge : 0.0);
+          long double residual = a[r * d + c] + (r == c ? kRidge : 0.0);  // of the matrix that is factored: rounded
           for (int q = 0; q <= c; ++q) residual -= static_cast<long double>(l[at(r * d + q)]) * l[at(c * d + q)];
           const double scale = std::sqrt((a[r * d + r] + kRidge) * (a[c * d + c] + kRidge));
           worst = std::max(worst, static_cast<double>(std::fabs(residual)) / scale);
