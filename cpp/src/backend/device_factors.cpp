@@ -62,9 +62,12 @@ void FactorCache::make_room(std::size_t wanted) {
   };
   const auto entries = static_cast<std::size_t>(std::max<Index>(entries_, 1));
   while (factors_.size() >= entries) drop_last();
-  if (spare_) return;  // its memory is what the new one takes
-  const std::size_t held = system_.bytes() + bytes(), budget = byte_budget(system_.lane().table(), memory_limit_, held);
-  if (held + wanted > budget && !factors_.empty()) drop_last();
+  // The memory of a spare one is what the new one takes.
+  while (!spare_ && !factors_.empty()) {
+    const std::size_t held = system_.bytes() + bytes();
+    if (held + wanted <= byte_budget(system_.lane().table(), memory_limit_, held)) return;
+    drop_last();
+  }
 }
 
 void FactorCache::require_room(std::size_t bytes_wanted) {

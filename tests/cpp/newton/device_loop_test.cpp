@@ -5,6 +5,7 @@
 #include "arrowschur/error.hpp"
 #include "arrowschur/fixtures.hpp"
 #include "arrowschur/threads.hpp"
+#include "newton/device_provider.hpp"
 #include "newton/fake_backend.hpp"
 
 using namespace arrowschur;
@@ -305,6 +306,40 @@ TEST(TheSlabsGoUpOnceAndThePointComesBackOnce) {
     CHECK_EQUAL(reupload.telemetry.h2d_bytes, reupload.iterations * slabs);
     CHECK_EQUAL(reupload.telemetry.frame_builds, std::int64_t{reupload.iterations});
   }
+}
+
+// D-10.3: a step that is off by half is the step again after one refinement, at ridges and with the sums that belong to it.
+TEST(ARefinementRestoresAStep) {
+  const fake::Leaks leaks;
+  const FixtureData f = fixtures::coupled_fixture(12, 3, 10, 2, 0.9, BorderKind::dense);
+  newton::DeviceProvider provider(f.system(), std::nullopt);
+  provider.start(f.g_t, f.g_beta, 0.0);
+  const newton::Attempt exact = provider.attempt(0.5, 0.25);
+  device::ResidentDevice& device = provider.resident();
+  // The third and the fourth vector after those of a single solve: the step, and its product with H.
+  constexpr int kStep = device::ResidentDevice::kSolveVectors + 3;
+  const double half_more[] = {1.5};
+  for (const int vector : {kStep, kStep + 1}) {
+    const double* const inputs[] = {device.vector(vector)};
+    device.queue_sum(half_more, inputs, device.vector(vector));
+  }
+  const newton::Attempt restored = provider.refine();
+  CHECK(restored.outcome == newton::Attempt::Outcome::solved);
+  CHECK_NEAR(restored.r_delta, exact.r_delta, 1e-13);
+  CHECK_NEAR(restored.delta_q, exact.delta_q, 1e-13);
+  CHECK_NEAR(restored.delta_t_squared, exact.delta_t_squared, 1e-13);
+  CHECK_NEAR(restored.delta_beta_squared, exact.delta_beta_squared, 1e-13);
+  CHECK_NEAR(restored.next.objective, exact.next.objective, 1e-13);
+  provider.accept();
+  const newton::Point point = provider.recompute_residual();
+  CHECK_NEAR(point.objective, exact.next.objective, 1e-13);
+  CHECK_NEAR(point.gradient_norm, exact.next.gradient_norm, 1e-12);
+  std::vector<double> t(36), beta(10);
+  provider.read(t, beta);
+  // A step at z = 0 solves (H + ridges) z = g.
+  const DenseReferenceStep dense = newton_step_dense_reference(f.system(), 0.5, 0.25);
+  for (std::size_t i = 0; i < t.size(); ++i) CHECK_NEAR(t[i], -dense.delta_t[i], 1e-11);
+  for (std::size_t j = 0; j < beta.size(); ++j) CHECK_NEAR(beta[j], -dense.delta_beta[j], 1e-11);
 }
 
 // D-2.10: what one more iterate costs
