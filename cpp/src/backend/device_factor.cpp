@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "backend/device_stage.hpp"
 #include "linalg/pool.hpp"
 
 namespace arrowschur::device {
@@ -11,6 +12,18 @@ namespace {
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 Index leading_dimension(Index k) { return (k + 15) / 16 * 16; }
+
+// E1 to E4, or E4 alone.
+telemetry::StageCost build_cost(const DeviceSystem& s, bool rows) {
+  const auto t = static_cast<double>(s.total_dim()), d = static_cast<double>(s.max_dim()),
+             k = static_cast<double>(s.k());
+  double flops = k * k * k / 3.0, bytes = 8.0 * k * k;
+  if (rows) {
+    flops += t * d * d / 3.0 + t * d * k + t * k * (k + 1.0);
+    bytes += 16.0 * t * d + 16.0 * t * k + 8.0 * (t * k + k * k);
+  }
+  return {rows ? "frame_build" : "border_build", s.n(), s.max_dim(), s.k(), flops, bytes};
+}
 
 struct RowLayout : Layout {
   RowLayout(const DeviceSystem& s, bool keep_s0)
@@ -103,6 +116,7 @@ std::optional<BuildFailure> DeviceFactor::build(DeviceSystem& s, double ridge_t,
   void* const kept_record = rows_->memory.at<void>(rows_->record);
   const bool rows_are_there = rows_->built && rows_->keeps_s0 && rows_->ridge_t == ridge_t;
   ridge_beta_ = ridge_beta;
+  DeviceStage stage(lane, build_cost(s, !rows_are_there));
   if (rows_are_there) {
     lane.require(table.copy_on_device(view_.record, kept_record, Lane::kRecord, stream), "copy_on_device");
   } else {
@@ -117,6 +131,7 @@ std::optional<BuildFailure> DeviceFactor::build(DeviceSystem& s, double ridge_t,
   lane.require(table.factor_border(s.view(), ridge_beta, &view_, s.workspace(), stream), "factor_border");
   lane.require(table.log_det(s.view(), &view_, s.workspace(), stream), "log_det");
   lane.require(table.prepare_border_solve(s.view(), &view_, s.workspace(), stream), "prepare_border_solve");
+  stage.end();
   read_record(s);
   if (host_.failed == 0) {
     rows_->built = true;

@@ -139,6 +139,12 @@ void DeviceSystem::copy(const ArrowSystem& s) {
   }
 }
 
+Index DeviceSystem::max_dim() const noexcept {
+  Index d = 0;
+  for (const ArrowschurDeviceRows& group : rows_) d = std::max<Index>(d, group.d);
+  return d;
+}
+
 void DeviceSystem::refresh(const ArrowSystem& s) {
   const auto same = [](const char* what, Index got, Index expected) {
     if (got != expected) {

@@ -37,6 +37,7 @@ class DeviceSystem {
   Index k() const noexcept { return view_.k; }
   Index size() const noexcept { return view_.total + view_.k; }  // of a vector
   Index row_entries() const noexcept { return row_entries_; }  // sum d^2
+  Index max_dim() const noexcept;
   bool full_inverse() const noexcept { return full_inverse_; }
   std::size_t inverse_bytes() const noexcept { return sizes_.inverse; }
   void* workspace() const noexcept { return memory_.at<std::byte>(workspace_); }

@@ -5,10 +5,18 @@
 #include <cstring>
 #include <limits>
 
+#include "backend/device_stage.hpp"
+
 namespace arrowschur::newton {
 namespace {
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+// One solve, and the product with H.
+telemetry::StageCost attempt_cost(const device::DeviceSystem& s) {
+  const auto t = static_cast<double>(s.total_dim()), k = static_cast<double>(s.k());
+  return {"attempt", s.n(), s.max_dim(), s.k(), 8.0 * t * k + 4.0 * k * k, 8.0 * (3.0 * t * k + 2.0 * k * k)};
+}
+
 constexpr double kSum[] = {1.0, 1.0}, kDifference[] = {1.0, -1.0}, kNegative[] = {-1.0};
 
 }  // namespace
@@ -55,11 +63,13 @@ Attempt DeviceProvider::attempt(double ridge_t, double ridge_beta) {
     return failed;
   }
   log_det_ = factor_->log_det();
+  device::DeviceStage stage(device_.lane(), attempt_cost(device_.system()));
   factor_->loop_graph().run(device_.lane(), factor_->graph_key(), [&] {
     device_.queue_step(*factor_, at(kResidual), at(kStep));
     device_.queue_product(at(kStep), at(kProduct));
     queue_measure(factor_->view());
   });
+  stage.end();
   return judged(read_record());
 }
 

@@ -362,6 +362,26 @@ TEST(AnIterateIsOneRecordAndOneWait) {
   CHECK_EQUAL(five.telemetry.kernel_launches - four.telemetry.kernel_launches, std::int64_t{2});  // of the acceptance
 }
 
+// D-3.3
+TEST(StagesAreTimedByEventsWhileAWindowIsOpen) {
+  const fake::Leaks leaks;
+  const FixtureData f = fixtures::small_fixture(0xABCD0001);
+  ResidentWorkspace workspace = workspace_of(f), other = workspace_of(f);
+  const InnerFit closed = other.device_fit(with_ridges(1e-3));
+  const StageWindow window;
+  CHECK(same_bits(workspace.device_fit(with_ridges(1e-3)), closed));
+  const std::vector<StageRecord> records = window.records();
+  REQUIRE(records.size() == 6);  // three builds, three attempts
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    CHECK_EQUAL(records[i].name, std::string(i % 2 == 0 ? "frame_build" : "attempt"));
+    CHECK_EQUAL(records[i].n, Index{8});
+    CHECK_EQUAL(records[i].d, Index{2});
+    CHECK_EQUAL(records[i].k, Index{4});
+    CHECK(records[i].flops > 0.0 && records[i].bytes > 0.0);
+    CHECK(records[i].device_ms > 0.0 && records[i].cpu_ms > 0.0);
+  }
+}
+
 TEST(WhatADeviceDoesNotDoIsRefusedByName) {
   const FixtureData f = fixtures::small_fixture(0xABCD0001);
   ResidentWorkspace workspace = workspace_of(f);
