@@ -67,7 +67,8 @@ template <bool kEven>
 ARROWSCHUR_HD inline void store_pair(double* p, Pair value, bool both = true) {
 #ifdef __CUDA_ARCH__
   if constexpr (kEven) {
-    *reinterpret_cast<double2*>(p) = make_double2(value.x, value.y);
+    // Not an assignment: the compiler shares its halves with those of the odd case, and splits the access.
+    __stwb(reinterpret_cast<double2*>(p), make_double2(value.x, value.y));
     return;
   }
 #endif
