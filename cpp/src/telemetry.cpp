@@ -47,6 +47,7 @@ Telemetry& Telemetry::operator+=(const Telemetry& other) {
   graph_replays += other.graph_replays;
   syncs += other.syncs;
   allocations += other.allocations;
+  capture_failures += other.capture_failures;
   cpu_fallbacks += other.cpu_fallbacks;
   for (const std::string& reason : other.fallback_reasons) {
     if (std::find(fallback_reasons.begin(), fallback_reasons.end(), reason) == fallback_reasons.end()) {

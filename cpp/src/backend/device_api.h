@@ -86,8 +86,8 @@ typedef struct ArrowschurDeviceRows {
 enum {
   ARROWSCHUR_BORDER_DENSE = 0,  // values [k, k], symmetric
   ARROWSCHUR_BORDER_BANDED = 1,  // values [width + 1, k], M[i + j, i] at [j, i]; entries with i + j >= k are not read.
-                                 // width 0 is a diagonal
-  ARROWSCHUR_BORDER_BLOCKS = 2   // values [k / width, width, width]: diagonal blocks of one size, which divides k
+  // width 0 is a diagonal
+  ARROWSCHUR_BORDER_BLOCKS = 2  // values [k / width, width, width]: diagonal blocks of one size, which divides k
 };
 
 typedef struct ArrowschurDeviceSystem {
@@ -118,11 +118,11 @@ enum { ARROWSCHUR_ROWS_FAILED = 1, ARROWSCHUR_BORDER_FAILED = 2 };
 
 // Factors at one pair of ridges. The core allocates; ldS is a multiple of 16 not below k.
 typedef struct ArrowschurDeviceFactor {
-  double* l;             // [sum d^2], as `a`: the lower triangles; above them undefined
+  double* l;  // [sum d^2], as `a`: the lower triangles; above them undefined
   double* inverse_diagonal;  // [T]: 1 / L_i[j, j]
-  double* w;             // [T, k]; may be system.b when the system is not needed any more
-  double* s0;            // [k, ldS]: M - W'W, without ridge_beta. May be `s` when it need not be kept
-  double* s;             // [k, ldS]: L_S. Both lower triangles of column-major matrices
+  double* w;  // [T, k]; may be system.b when the system is not needed any more
+  double* s0;  // [k, ldS]: M - W'W, without ridge_beta. May be `s` when it need not be kept
+  double* s;  // [k, ldS]: L_S. Both lower triangles of column-major matrices
   int64_t lds;
   double* border_inverses;  // what prepare_border_solve makes; inverse_bytes of sizes()
   int32_t full_inverse;  // 1: the whole of L_S^-1 instead of that of its diagonal blocks
@@ -140,7 +140,7 @@ typedef struct ArrowschurLoopRecord {
 
 typedef struct ArrowschurDeviceSizes {  // bytes
   size_t workspace;  // that any stage on a system and factor of this shape takes
-  size_t inverse;    // of border_inverses
+  size_t inverse;  // of border_inverses
 } ArrowschurDeviceSizes;
 
 // Of one stream since it was created. A call of a library counts as one launch; what a graph replays is not counted

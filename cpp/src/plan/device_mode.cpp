@@ -13,6 +13,7 @@ namespace arrowschur::policy {
 namespace {
 
 constexpr const char* kVariable = "ARROWSCHUR_DEVICE";
+constexpr double kNearer = 1.1;  // predictions that are closer than this are no reason to leave the host
 
 std::atomic<Size> g_availability_requests{0}, g_process_ns{0};
 
@@ -24,11 +25,6 @@ Probe probed() {
     throw DeviceError("probe", info.message + " (device='off' does not probe)");
   }
   return {info.outcome == DeviceOutcome::available, info.why()};
-}
-
-// A device was found that no solve can use: a missing capability, known only after the backend has been opened.
-Decision decline_for_want_of_stages(Device mode) {
-  return decide(mode, {EligibilityKind::capability_missing, device::kNoStages}, probed);
 }
 
 Size nanoseconds(double seconds) {
@@ -104,8 +100,27 @@ Decision consider_device(Device of_call, const DeviceQuestion& question) {
     if (!should_probe(call, question.admissible ? before : 0)) eligibility.kind = EligibilityKind::below_threshold;
   }
   const Decision decision = decide(mode, eligibility, probed);
-  if (decision.use_device && !device_info().has_solver_stages) return decline_for_want_of_stages(mode);
+  if (!decision.use_device) return decision;
+  // What follows is known, or matters, only once there is a device: its profile comes from its facts.
+  if (!question.device_seconds) return decide(mode, {EligibilityKind::capability_missing, kHostOnly}, probed);
+  if (mode == Device::automatic) {
+    const double seconds = question.device_seconds(device_profile(*device_info().facts));
+    if (!(kNearer * seconds < question.cpu_seconds))
+      return decide(mode, {EligibilityKind::measured_slower, {}}, probed);
+  }
   return decision;
+}
+
+// Float64 matrix units are a matter of the chip, not of its generation: 8.0, 9.0 and 10.0 have them, 8.6, 8.9, 12.x not.
+MachineProfile device_profile(const DeviceFacts& facts) {
+  MachineProfile profile = reference_profile();
+  const bool matrix_units =
+      facts.compute_minor == 0 && (facts.compute_major == 8 || facts.compute_major == 9 || facts.compute_major == 10);
+  if (!matrix_units) {
+    profile.rate_mat /= 64.0;
+    profile.rate_vec /= 64.0;
+  }
+  return profile;
 }
 
 ProbeCounters probe_counters() noexcept {
