@@ -46,6 +46,7 @@ struct CrossProducts {
   static constexpr int kThreads = kTileThreads;
   static constexpr int kFold = 16;
   static constexpr int kResults = kThreads / kFold;
+  static constexpr int kBatch = 8;  // lines whose loads are under way together
 
   // Shared memory: products [16 lines, threads]; folded [16 lines, 8]; sums of the columns [2, threads].
   static constexpr int kFolded = kSublines * kThreads;
@@ -71,7 +72,7 @@ struct CrossProducts {
       add(phase == 0, begin, end, c, thread, shared, args);
     } else if (c < args.tiling.k) {
       const Pair sum{shared[kColumns + thread], shared[kColumns + kThreads + thread]};
-      store_pair(args.columns + chunk * args.tiling.k + c, sum, args.tiling.k % 2 == 0, c + 1 < args.tiling.k);
+      store_pair<false>(args.columns + chunk * args.tiling.k + c, sum, c + 1 < args.tiling.k);
     }
   }
 
@@ -79,33 +80,49 @@ struct CrossProducts {
   ARROWSCHUR_HD static void add(bool start, std::int64_t begin, std::int64_t end, std::int64_t c, int thread,
                                 double* shared, const Args& args) {
     const std::int64_t k = args.tiling.k;
-    const bool aligned = k % 2 == 0;
     Pair sum{0.0, 0.0}, x{1.0, 1.0};
     if (!start) sum = {shared[kColumns + thread], shared[kColumns + kThreads + thread]};
-    if (!kAbsolute && c < k) x = load_pair(args.z + args.total + c, false, c + 1 < k);
-    ARROWSCHUR_UNROLL
-    for (int i = 0; i < kSublines; ++i) {
-      const std::int64_t line = begin + i, r = line - args.total;  // r: of the border, negative in B
-      const double* const from = r < 0 ? args.b + line * k : args.m + r * k;
-      const std::int64_t last = r < 0 ? k - 1 : r;  // column
-      Pair value{0.0, 0.0};
-      double z = 1.0;
-      if (line < end && c <= last) {
-        value = load_pair(from + c, aligned, c + 1 <= last);
-        if (!kAbsolute) z = args.z[line];
+    if (!kAbsolute && c < k) x = {args.z[args.total + c], c + 1 < k ? args.z[args.total + c + 1] : 0.0};
+    // All lines there, and left of a border's diagonal.
+    const bool inside = begin + kSublines <= end && c + 1 < k && (end <= args.total || c + 1 < begin - args.total);
+    for (int i = 0; i < kSublines; i += kBatch) {
+      Pair value[kBatch];
+      if (inside && k % 2 == 0) {
+        ARROWSCHUR_UNROLL
+        for (int s = 0; s < kBatch; ++s) value[s] = load_pair<true>(line_at(begin + i + s, args) + c);
+      } else {
+        ARROWSCHUR_UNROLL
+        for (int s = 0; s < kBatch; ++s) value[s] = guarded(begin + i + s, end, c, args);
       }
-      if (kAbsolute) {
-        if (c == r) value.x += args.ridge_beta;
-        if (c + 1 == r) value.y += args.ridge_beta;
+      ARROWSCHUR_UNROLL
+      for (int s = 0; s < kBatch; ++s) {
+        const std::int64_t line = begin + i + s, r = line - args.total;
+        const double z = !kAbsolute && line < end ? args.z[line] : 1.0;
+        shared[(i + s) * kThreads + thread] =
+            multiply_add<kAbsolute>(value[s].y, x.y, multiply_add<kAbsolute>(value[s].x, x.x, 0.0));
+        // The diagonal of the border counts in its line only.
+        sum.x = multiply_add<kAbsolute>(c == r ? 0.0 : value[s].x, z, sum.x);
+        sum.y = multiply_add<kAbsolute>(c + 1 == r ? 0.0 : value[s].y, z, sum.y);
       }
-      shared[i * kThreads + thread] = multiply_add<kAbsolute>(value.y, x.y, multiply_add<kAbsolute>(value.x, x.x, 0.0));
-      if (c == r) value.x = 0.0;  // the diagonal has been counted in its line
-      if (c + 1 == r) value.y = 0.0;
-      sum.x = multiply_add<kAbsolute>(value.x, z, sum.x);
-      sum.y = multiply_add<kAbsolute>(value.y, z, sum.y);
     }
     shared[kColumns + thread] = sum.x;
     shared[kColumns + kThreads + thread] = sum.y;
+  }
+
+  // A line of the stacked matrix.
+  ARROWSCHUR_HD static const double* line_at(std::int64_t line, const Args& args) {
+    const std::int64_t k = args.tiling.k;
+    return line < args.total ? args.b + line * k : args.m + (line - args.total) * k;
+  }
+
+  ARROWSCHUR_HD static Pair guarded(std::int64_t line, std::int64_t end, std::int64_t c, const Args& args) {
+    if (line >= end) return {0.0, 0.0};
+    const std::int64_t r = line - args.total, last = r < 0 ? args.tiling.k - 1 : r;  // columns up to `last`
+    const double* const from = line_at(line, args) + c;
+    Pair value{c <= last ? from[0] : 0.0, c + 1 <= last ? from[1] : 0.0};
+    if (kAbsolute && c == r) value.x += args.ridge_beta;
+    if (kAbsolute && c + 1 == r) value.y += args.ridge_beta;
+    return value;
   }
 
   ARROWSCHUR_HD static void finish(std::int64_t tile, std::int64_t begin, std::int64_t end, int thread,

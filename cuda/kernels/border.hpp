@@ -114,10 +114,13 @@ struct AddRidge {
         if (r + 1 < args.k) args.s[at + 1] = args.s0[at + 1] + args.ridge;
         continue;
       }
-      const bool both = r + 1 < args.k;
-      Pair value = load_pair(args.s0 + at, true, both);
-      if (r == c) value.x += args.ridge;
-      store_pair(args.s + at, value, true, both);
+      const double ridge = r == c ? args.ridge : 0.0;
+      if (r + 1 == args.k) {
+        args.s[at] = args.s0[at] + ridge;
+        continue;
+      }
+      const Pair value = load_pair<true>(args.s0 + at);
+      store_pair<true>(args.s + at, {value.x + ridge, value.y});
     }
   }
 };

@@ -43,7 +43,7 @@ struct InvertDiagonalBlocks {
       for (int r = i + 1; r < kStrip; ++r) acc[r] = std::fma(-shared[(first + i) * kStrip + r], acc[i], acc[r]);
     }
     ARROWSCHUR_UNROLL
-    for (int i = 0; i < kStrip; i += 2) store_pair(x + first + i, {acc[i], acc[i + 1]}, true);
+    for (int i = 0; i < kStrip; i += 2) store_pair<true>(x + first + i, {acc[i], acc[i + 1]});
   }
 
  private:
@@ -74,7 +74,7 @@ struct SetIdentity {
     const auto [c, first] = triangle_block(block, args.k);
     const std::int64_t end = smaller(args.ld, first + kTriangleLines);
     for (std::int64_t r = first + 2 * thread; r < end; r += 2 * kThreads) {
-      store_pair(args.x + c * args.ld + r, {r == c ? 1.0 : 0.0, r + 1 == c ? 1.0 : 0.0}, true);
+      store_pair<true>(args.x + c * args.ld + r, {r == c ? 1.0 : 0.0, r + 1 == c ? 1.0 : 0.0});
     }
   }
 };

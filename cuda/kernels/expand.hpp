@@ -53,22 +53,30 @@ struct Expand {
     ARROWSCHUR_UNROLL
     for (int r = 0; r < D; ++r) sum[r] = 0.0;
     if (j < args.rows.n) {
-      const std::int64_t k = args.k;
-      const bool aligned = k % 2 == 0;
-      const double* const w = args.w + line_of(args.rows, j) * k;
-      for (std::int64_t c = kColumns * lane; c < k; c += kColumns * width) {
-        const bool both = kColumns == 2 && c + 1 < k;
-        const Pair x = load_pair(args.beta + c, false, both);
-        ARROWSCHUR_UNROLL
-        for (int r = 0; r < D; ++r) {
-          const Pair value = r < d ? load_pair(w + r * k + c, aligned, both) : Pair{0.0, 0.0};
-          sum[r] = std::fma(value.x, x.x, sum[r]);
-          if (kColumns == 2) sum[r] = std::fma(value.y, x.y, sum[r]);
-        }
+      const double* const w = args.w + line_of(args.rows, j) * args.k;
+      if (kColumns == 2 && args.k % 2 == 0) {
+        add<true>(w, d, lane, width, sum, args);
+      } else {
+        add<false>(w, d, lane, width, sum, args);
       }
     }
     ARROWSCHUR_UNROLL
     for (int r = 0; r < D; ++r) shared[r * width + lane] = sum[r];
+  }
+
+  template <bool kEven>
+  ARROWSCHUR_HD static void add(const double* w, int d, int lane, int width, double (&sum)[D], const Args& args) {
+    const std::int64_t k = args.k;
+    for (std::int64_t c = kColumns * lane; c < k; c += kColumns * width) {
+      const bool both = kColumns == 2 && c + 1 < k;
+      const Pair x{args.beta[c], both ? args.beta[c + 1] : 0.0};  // behind T entries: not always on 16 bytes
+      ARROWSCHUR_UNROLL
+      for (int r = 0; r < D; ++r) {
+        const Pair value = r < d ? load_pair<kEven>(w + r * k + c, both) : Pair{0.0, 0.0};
+        sum[r] = std::fma(value.x, x.x, sum[r]);
+        if (kColumns == 2) sum[r] = std::fma(value.y, x.y, sum[r]);
+      }
+    }
   }
 
   ARROWSCHUR_HD static void substitute(std::int64_t j, int d, int terms, double* folded, const Args& args) {

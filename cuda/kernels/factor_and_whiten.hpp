@@ -180,33 +180,37 @@ struct FactorAndWhiten {
                                    const Args& args) {
     const std::int64_t c = (tile * kThreads + thread) * kColumns;
     if (c >= args.k) return;
-    const bool both = kColumns == 2 && c + 1 < args.k, aligned = args.k % 2 == 0;
+    const bool even = kColumns == 2 && args.k % 2 == 0, both = kColumns == 2 && c + 1 < args.k;
     for (int slot = 0; slot < kRows && first + slot < args.rows.n; ++slot) {
       const bool bad = failed(shared, slot);
       if (bad && args.w == args.b) continue;
       const std::int64_t at = line_of(args.rows, first + slot) * args.k + c;
-      double x[D], y[D];
-      ARROWSCHUR_UNROLL
-      for (int r = 0; r < D; ++r) {
-        if (r >= d) continue;
-        if (kColumns == 2) {
-          const Pair b = load_pair(args.b + at + r * args.k, aligned, both);
-          x[r] = b.x, y[r] = b.y;
-        } else {
-          x[r] = args.b[at + r * args.k];
-        }
+      const double* const l = shared + slot * D * D;
+      const double* const inverse = shared + kInverse + slot * D;
+      if (even) {
+        solve<true>(l, inverse, d, bad, true, at, args);
+      } else {
+        solve<false>(l, inverse, d, bad, both, at, args);
       }
-      forward<D>(shared + slot * D * D, shared + kInverse + slot * D, d, x);
-      if (kColumns == 2) forward<D>(shared + slot * D * D, shared + kInverse + slot * D, d, y);
-      ARROWSCHUR_UNROLL
-      for (int r = 0; r < D; ++r) {
-        if (r >= d) continue;
-        if (bad) x[r] = y[r] = quiet_nan();
-        if (kColumns == 2) {
-          store_pair(args.w + at + r * args.k, {x[r], y[r]}, aligned, both);
-        } else {
-          args.w[at + r * args.k] = x[r];
-        }
+    }
+  }
+
+  template <bool kEven>
+  ARROWSCHUR_HD static void solve(const double* l, const double* inverse, int d, bool bad, bool both, std::int64_t at,
+                                  const Args& args) {
+    double x[D], y[D];
+    ARROWSCHUR_UNROLL
+    for (int r = 0; r < D; ++r) {
+      const Pair b = r < d ? load_pair<kEven>(args.b + at + r * args.k, both) : Pair{0.0, 0.0};
+      x[r] = b.x, y[r] = b.y;
+    }
+    forward<D>(l, inverse, d, x);
+    if constexpr (kColumns == 2) forward<D>(l, inverse, d, y);
+    ARROWSCHUR_UNROLL
+    for (int r = 0; r < D; ++r) {
+      if (r < d) {
+        const Pair value = bad ? Pair{quiet_nan(), quiet_nan()} : Pair{x[r], y[r]};
+        store_pair<kEven>(args.w + at + r * args.k, value, both);
       }
     }
   }

@@ -44,32 +44,36 @@ ARROWSCHUR_HD inline double quiet_nan() {
   return value;
 }
 
-// ---- 16-byte accesses -----------------------------------------------------------------------------------------------
+// ---- two neighbouring columns -----------------------------------------------------------------------------------------
+// A matrix with an even number of columns has all its pairs of columns on 16 bytes, and each is one access. Where the
+// number is odd, the last pair has one column (`both` is false), and pairs are read in two halves. Kernels decide between
+// the two once, outside of their loops: branches among loads would let only one be under way.
 struct alignas(16) Pair {
   double x, y;
 };
 
-// p[0] and p[1]; `aligned`: p is a multiple of 16 bytes. `both` false: p[0] alone, the other is 0.
-ARROWSCHUR_HD inline Pair load_pair(const double* p, bool aligned, bool both = true) {
+template <bool kEven>
+ARROWSCHUR_HD inline Pair load_pair(const double* p, bool both = true) {
 #ifdef __CUDA_ARCH__
-  if (aligned && both) return *reinterpret_cast<const Pair*>(p);
-#else
-  (void)aligned;
+  if constexpr (kEven) {
+    const double2 value = *reinterpret_cast<const double2*>(p);
+    return {value.x, value.y};
+  }
 #endif
-  return {p[0], both ? p[1] : 0.0};
+  return {p[0], kEven || both ? p[1] : 0.0};
 }
 
-ARROWSCHUR_HD inline void store_pair(double* p, Pair value, bool aligned, bool both = true) {
+template <bool kEven>
+ARROWSCHUR_HD inline void store_pair(double* p, Pair value, bool both = true) {
 #ifdef __CUDA_ARCH__
-  if (aligned && both) {
-    *reinterpret_cast<Pair*>(p) = value;
+  if constexpr (kEven) {
+    // Not an assignment: the compiler shares its halves with those of the odd case, and splits the access.
+    __stwb(reinterpret_cast<double2*>(p), make_double2(value.x, value.y));
     return;
   }
-#else
-  (void)aligned;
 #endif
   p[0] = value.x;
-  if (both) p[1] = value.y;
+  if (kEven || both) p[1] = value.y;
 }
 
 // ---- integers that several blocks combine: whatever the order, the same result ----------------------------------------

@@ -57,17 +57,27 @@ struct TransposedProduct {
     const std::int64_t k = args.tiling.k, chunk = block / args.tiling.tiles;
     const std::int64_t c = block % args.tiling.tiles * kTileColumns + 2 * thread;
     if (args.record->failed != 0 || c >= k) return;
-    const bool both = c + 1 < k, aligned = k % 2 == 0;
-    const std::int64_t end = args.tiling.end(chunk);
+    if (k % 2 == 0) {
+      columns<true>(chunk, c, args);
+    } else {
+      columns<false>(chunk, c, args);
+    }
+  }
+
+ private:
+  template <bool kEven>
+  ARROWSCHUR_HD static void columns(std::int64_t chunk, std::int64_t c, const Args& args) {
+    const std::int64_t k = args.tiling.k, end = args.tiling.end(chunk);
+    const bool both = c + 1 < k;
     Pair sum{0.0, 0.0};
     ARROWSCHUR_UNROLL_8
     for (std::int64_t line = args.tiling.begin(chunk); line < end; ++line) {
-      const Pair w = load_pair(args.w + line * k + c, aligned, both);
+      const Pair w = load_pair<kEven>(args.w + line * k + c, both);
       const double u = args.u[line];
       sum.x = std::fma(w.x, u, sum.x);
       sum.y = std::fma(w.y, u, sum.y);
     }
-    store_pair(args.partial + chunk * k + c, sum, aligned, both);
+    store_pair<kEven>(args.partial + chunk * k + c, sum, both);
   }
 };
 

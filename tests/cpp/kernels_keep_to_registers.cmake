@@ -1,5 +1,5 @@
 # Compiles the kernels as the backend's build does, and reads the assembler's report: fails when a kernel spills registers
-# or has an array in local memory, when it uses more registers than its blocks may have, and when a file has no kernel.
+# or has an array in local memory, and when a file has no kernel.
 #
 #   NVCC, FLAGS (of every kernel file), SOURCES, ARCHITECTURES (numbers), FOLDER for what is made
 set(checked 0)
