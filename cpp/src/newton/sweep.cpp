@@ -17,6 +17,7 @@
 #include "linalg/pool.hpp"
 #include "newton/inner_loop.hpp"
 #include "newton/workspace_device.hpp"
+#include "plan/device_mode.hpp"
 #include "plan/memory.hpp"
 
 namespace arrowschur {
@@ -60,6 +61,7 @@ InnerFit run_one(ResidentWorkspace& workspace, Runner runner, const InnerOptions
 // A fit or its error. Interrupted is not the fit's: it ends the sweep. Factors are not left behind, so that a sweep holds
 // those of the fits under way only.
 FitResult captured(ResidentWorkspace& workspace, Runner runner, const InnerOptions& options) {
+  const policy::OwnSizeScope alone_in_its_choice;
   FitResult result;
   try {
     result.fit = run_one(workspace, runner, options);

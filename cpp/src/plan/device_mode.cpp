@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <mutex>
+#include <utility>
 
 #include "arrowschur/device.hpp"
 #include "arrowschur/error.hpp"
@@ -16,6 +17,7 @@ constexpr const char* kVariable = "ARROWSCHUR_DEVICE";
 constexpr double kNearer = 1.1;  // predictions that are closer than this are no reason to leave the host
 
 std::atomic<Size> g_availability_requests{0}, g_process_ns{0};
+thread_local bool t_own_size_only = false;
 
 // Asks the loader, which probes once per process; so is the request counted.
 Probe probed() {
@@ -97,7 +99,8 @@ Decision consider_device(Device of_call, const DeviceQuestion& question) {
     const Size call = nanoseconds(question.cpu_seconds), counted = question.admissible ? call : 0;
     const Size before = g_process_ns.fetch_add(counted, std::memory_order_relaxed);
     // A call that no policy would admit neither adds to the sum nor is carried over the threshold by it.
-    if (!should_probe(call, question.admissible ? before : 0)) eligibility.kind = EligibilityKind::below_threshold;
+    const bool history = question.admissible && !t_own_size_only;
+    if (!should_probe(call, history ? before : 0)) eligibility.kind = EligibilityKind::below_threshold;
   }
   const Decision decision = decide(mode, eligibility, probed);
   if (!decision.use_device) return decision;
@@ -122,6 +125,9 @@ MachineProfile device_profile(const DeviceFacts& facts) {
   }
   return profile;
 }
+
+OwnSizeScope::OwnSizeScope() noexcept : outer_(std::exchange(t_own_size_only, true)) {}
+OwnSizeScope::~OwnSizeScope() { t_own_size_only = outer_; }
 
 ProbeCounters probe_counters() noexcept {
   return {g_availability_requests.load(std::memory_order_relaxed), g_process_ns.load(std::memory_order_relaxed)};

@@ -28,4 +28,17 @@ struct DeviceQuestion {
 // the probe, whatever the mode that asked.
 Decision consider_device(Device of_call, const DeviceQuestion& question);
 
+// While it lives, calls of this thread are judged by their own size: who has run before in the process does not reach the
+// decision. For sweeps, whose two arms must make the same ones.
+class OwnSizeScope {
+ public:
+  OwnSizeScope() noexcept;
+  ~OwnSizeScope();
+  OwnSizeScope(const OwnSizeScope&) = delete;
+  OwnSizeScope& operator=(const OwnSizeScope&) = delete;
+
+ private:
+  bool outer_;
+};
+
 }  // namespace arrowschur::policy

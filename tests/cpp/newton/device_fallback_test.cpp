@@ -1,6 +1,8 @@
 // Automatic, where a device is there and predicted to be faster: it is used; what it declines or fails in runs on the CPU,
 // is counted, and after the second fault is not tried again. One case: the order matters, and faults are counted for the
 // process.
+//
+// And sweeps, where the choice of a fit is its own.
 #include "arrowschur/error.hpp"
 #include "arrowschur/fixtures.hpp"
 #include "arrowschur/policy.hpp"
@@ -83,6 +85,28 @@ TEST(AutomaticFallsBackOnceCountsItAndGivesUpAfterTheSecondFault) {
   CHECK_EQUAL(fake::calls("factor_and_whiten"), before + 1);
   CHECK_EQUAL(std::string(workspace.fit(options).backend), "cpu");
   CHECK_EQUAL(workspace.fit(options).telemetry.cpu_fallbacks, std::int64_t{0});
+}
+
+// The history of the process may carry a call over the threshold from which a device is asked for; in a sweep it does
+// not, or its two arms could differ.
+TEST(AFitOfASweepIsJudgedByItsOwnSize) {
+  // 15 ms a fit by the model: too small to ask for a device, alone.
+  MachineProfile profile = policy::built_in_cpu_profile();
+  const FixtureData f = fixtures::coupled_fixture(24, 2, 16, 1, 0.9, BorderKind::dense);
+  const double seconds = plan(f.system(), InnerOptions{}.solve, PlanPurpose::factor).predicted_seconds;
+  for (double* rate : {&profile.rate_mat, &profile.rate_vec, &profile.mem_bw}) *rate *= seconds / 15e-3;
+  policy::set_profile(profile);
+  std::vector<ResidentWorkspace> workspaces;
+  for (int i = 0; i < 100; ++i) workspaces.push_back(ResidentWorkspace::from_system(f.system()));
+  std::vector<ResidentWorkspace*> pointers;
+  for (ResidentWorkspace& w : workspaces) pointers.push_back(&w);
+  const policy::Size before = policy::probe_counters().process_ns;
+  for (const FitResult& result : run_fits_sequential(pointers).results) {
+    REQUIRE(result.succeeded());
+    CHECK_EQUAL(std::string(result.fit->backend), "cpu");
+    CHECK_EQUAL(result.fit->telemetry.cpu_fallbacks, std::int64_t{0});
+  }
+  CHECK(policy::probe_counters().process_ns - before > 1'000'000'000u);  // they count all the same
 }
 
 CHECK_MAIN()
