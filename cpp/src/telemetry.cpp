@@ -22,7 +22,7 @@ Process& process() {
 struct Ring {
   struct Entry {
     telemetry::StageCost cost;
-    double cpu_ms = 0.0;
+    double cpu_ms = 0.0, device_ms = 0.0;
   };
   static constexpr std::size_t kEntries = 1024;
   std::mutex mutex;
@@ -47,6 +47,7 @@ Telemetry& Telemetry::operator+=(const Telemetry& other) {
   graph_replays += other.graph_replays;
   syncs += other.syncs;
   allocations += other.allocations;
+  capture_failures += other.capture_failures;
   cpu_fallbacks += other.cpu_fallbacks;
   for (const std::string& reason : other.fallback_reasons) {
     if (std::find(fallback_reasons.begin(), fallback_reasons.end(), reason) == fallback_reasons.end()) {
@@ -83,8 +84,8 @@ std::vector<StageRecord> StageWindow::records() const {
   std::vector<StageRecord> out;
   out.reserve(count);
   for (std::size_t i = r.written - count; i < r.written; ++i) {
-    const auto& [cost, cpu_ms] = r.entries[i % Ring::kEntries];
-    out.push_back({cost.name, cost.n, cost.d, cost.k, cost.flops, cost.bytes, cpu_ms, 0.0});
+    const auto& [cost, cpu_ms, device_ms] = r.entries[i % Ring::kEntries];
+    out.push_back({cost.name, cost.n, cost.d, cost.k, cost.flops, cost.bytes, cpu_ms, device_ms});
   }
   return out;
 }
@@ -100,11 +101,15 @@ void count(Telemetry& fit, const Telemetry& work) {
 
 bool window_open() noexcept { return g_windows.load(std::memory_order_relaxed) > 0; }
 
-void StageClock::record() noexcept {
-  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start_;
+void record_stage(const StageCost& cost, double cpu_ms, double device_ms) noexcept {
   Ring& r = ring();
   const std::lock_guard lock(r.mutex);
-  r.entries[r.written++ % Ring::kEntries] = {cost_, elapsed.count()};
+  r.entries[r.written++ % Ring::kEntries] = {cost, cpu_ms, device_ms};
+}
+
+void StageClock::record() noexcept {
+  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start_;
+  record_stage(cost_, elapsed.count(), 0.0);
 }
 
 }  // namespace telemetry

@@ -18,6 +18,7 @@ struct StageCost {
 };
 
 bool window_open() noexcept;  // one relaxed load
+void record_stage(const StageCost&, double cpu_ms, double device_ms) noexcept;
 
 // Records the time until its end, when a window was open at its beginning.
 class StageClock {

@@ -1,90 +1,96 @@
 #include "primitives.hpp"
 
-#include <mutex>
-
+#include "memory.hpp"
 #include "status.hpp"
+#include "stream.hpp"
 
 namespace arrowschur::cuda {
 namespace {
 
-cudaStream_t as_stream(void* handle) { return static_cast<cudaStream_t>(handle); }
 cudaEvent_t as_event(void* handle) { return static_cast<cudaEvent_t>(handle); }
 
 int null_handle(const char* what) { return fail(ARROWSCHUR_DEVICE_INVALID, std::string(what) + " is null"); }
 
-// A pool of our own: the threshold that keeps its memory would otherwise hold for everybody in the process. It is
-// dropped, not destroyed, when the process ends.
-int make_pool(cudaMemPool_t* pool) {
-  cudaMemPoolProps properties{};
-  properties.allocType = cudaMemAllocationTypePinned;
-  properties.location.type = cudaMemLocationTypeDevice;
-  properties.location.id = kOrdinal;
-  if (const int status = check(cudaMemPoolCreate(pool, &properties), "cudaMemPoolCreate")) return status;
-  std::uint64_t keep = ~std::uint64_t{0};
-  return check(cudaMemPoolSetAttribute(*pool, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
-}
-
-int get_pool(cudaMemPool_t* pool) {
-  static std::mutex mutex;
-  static cudaMemPool_t kept = nullptr;
-  const std::lock_guard lock(mutex);
-  if (kept == nullptr) {
-    cudaMemPool_t made = nullptr;
-    if (const int status = make_pool(&made)) return status;  // tried again by the next allocation
-    kept = made;
-  }
-  *pool = kept;
-  return ARROWSCHUR_DEVICE_OK;
-}
-
 int copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, void* stream) noexcept {
-  if (stream == nullptr) return null_handle("stream");
-  if (const int status = bind()) return status;
-  return check(cudaMemcpyAsync(to, from, bytes, kind, as_stream(stream)), "cudaMemcpyAsync");
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr || bytes == 0) return status;
+  status = check(cudaMemcpyAsync(to, from, bytes, kind, s->get()), "cudaMemcpyAsync");
+  if (status == ARROWSCHUR_DEVICE_OK) {
+    const auto count = static_cast<std::int64_t>(bytes);
+    s->count_bytes(kind == cudaMemcpyHostToDevice ? count : 0, kind == cudaMemcpyDeviceToHost ? count : 0);
+  }
+  return status;
 }
 
 }  // namespace
 
 int stream_create(void** stream) noexcept {
   if (const int status = bind()) return status;
-  cudaStream_t made = nullptr;
-  // Not ordered with the default stream, which other libraries use.
-  const int status = check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  Stream* made = nullptr;
+  const int status = Stream::create(&made);
   *stream = made;
   return status;
 }
 
 int stream_destroy(void* stream) noexcept {
-  if (stream == nullptr) return null_handle("stream");
-  if (const int status = bind()) return status;
-  return check(cudaStreamDestroy(as_stream(stream)), "cudaStreamDestroy");
+  int status = ARROWSCHUR_DEVICE_OK;
+  delete stream_of(stream, &status);
+  return status;
 }
 
 int stream_synchronize(void* stream) noexcept {
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  if (const int refused = s->not_in_a_capture("synchronized")) return refused;
+  ++s->counters().syncs;
+  return check(cudaStreamSynchronize(s->get()), "cudaStreamSynchronize");
+}
+
+int counters(void* stream, ArrowschurDeviceCounters* counters) noexcept {
   if (stream == nullptr) return null_handle("stream");
-  if (const int status = bind()) return status;
-  return check(cudaStreamSynchronize(as_stream(stream)), "cudaStreamSynchronize");
+  *counters = static_cast<Stream*>(stream)->counters();
+  return ARROWSCHUR_DEVICE_OK;
 }
 
 int allocate(void** memory, std::size_t bytes, void* stream) noexcept {
   if (stream == nullptr) return null_handle("stream");
   if (bytes == 0) return fail(ARROWSCHUR_DEVICE_INVALID, "an allocation of 0 bytes");
-  if (const int status = bind()) return status;
-  cudaMemPool_t pool = nullptr;
-  if (const int status = get_pool(&pool)) return status;
-  return check(cudaMallocFromPoolAsync(memory, bytes, pool, as_stream(stream)), "cudaMallocFromPoolAsync");
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  if (const int refused = s->not_in_a_capture("allocated")) return refused;
+  status = allocate_from_pool(memory, bytes, s->get());
+  if (status == ARROWSCHUR_DEVICE_OK) ++s->counters().allocations;
+  return status;
 }
 
 int release(void* memory, void* stream) noexcept {
-  if (stream == nullptr) return null_handle("stream");
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  if (const int refused = s->not_in_a_capture("released")) return refused;
+  return check(cudaFreeAsync(memory, s->get()), "cudaFreeAsync");
+}
+
+int host_allocate(void** memory, std::size_t bytes) noexcept {
+  if (bytes == 0) return fail(ARROWSCHUR_DEVICE_INVALID, "an allocation of 0 bytes");
   if (const int status = bind()) return status;
-  return check(cudaFreeAsync(memory, as_stream(stream)), "cudaFreeAsync");
+  return check(cudaHostAlloc(memory, bytes, cudaHostAllocDefault), "cudaHostAlloc");
+}
+
+int host_release(void* memory) noexcept {
+  if (const int status = bind()) return status;
+  return check(cudaFreeHost(memory), "cudaFreeHost");
 }
 
 int fill(void* memory, std::uint64_t pattern, std::size_t count, void* stream) noexcept {
-  if (stream == nullptr) return null_handle("stream");
-  if (const int status = bind()) return status;
-  return check(launch_fill(static_cast<std::uint64_t*>(memory), pattern, count, as_stream(stream)), "fill");
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  s->counters().kernel_launches += count > 0;
+  return check(launch_fill(static_cast<std::uint64_t*>(memory), pattern, count, s->get()), "fill");
 }
 
 int copy_to_device(void* to, const void* from, std::size_t bytes, void* stream) noexcept {
@@ -93,6 +99,10 @@ int copy_to_device(void* to, const void* from, std::size_t bytes, void* stream) 
 
 int copy_to_host(void* to, const void* from, std::size_t bytes, void* stream) noexcept {
   return copy(to, from, bytes, cudaMemcpyDeviceToHost, stream);
+}
+
+int copy_on_device(void* to, const void* from, std::size_t bytes, void* stream) noexcept {
+  return copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 
 int event_create(void** event) noexcept {
@@ -110,9 +120,11 @@ int event_destroy(void* event) noexcept {
 }
 
 int event_record(void* event, void* stream) noexcept {
-  if (event == nullptr || stream == nullptr) return null_handle("event or stream");
-  if (const int status = bind()) return status;
-  return check(cudaEventRecord(as_event(event), as_stream(stream)), "cudaEventRecord");
+  if (event == nullptr) return null_handle("event");
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  return check(cudaEventRecord(as_event(event), s->get()), "cudaEventRecord");
 }
 
 int event_elapsed(void* begin, void* end, double* milliseconds) noexcept {
@@ -121,6 +133,38 @@ int event_elapsed(void* begin, void* end, double* milliseconds) noexcept {
   float measured = 0.0f;
   const int status = check(cudaEventElapsedTime(&measured, as_event(begin), as_event(end)), "cudaEventElapsedTime");
   *milliseconds = static_cast<double>(measured);
+  return status;
+}
+
+int capture_begin(void* stream) noexcept {
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  return s == nullptr ? status : s->capture_begin();
+}
+
+int capture_end(void* stream, void** graph) noexcept {
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  Graph* made = nullptr;
+  status = s->capture_end(&made);
+  *graph = made;
+  return status;
+}
+
+int graph_launch(void* graph, void* stream) noexcept {
+  if (graph == nullptr) return null_handle("graph");
+  int status = ARROWSCHUR_DEVICE_OK;
+  Stream* const s = stream_of(stream, &status);
+  return s == nullptr ? status : s->launch(*static_cast<Graph*>(graph));
+}
+
+int graph_destroy(void* graph) noexcept {
+  if (graph == nullptr) return null_handle("graph");
+  if (const int status = bind()) return status;
+  auto* const g = static_cast<Graph*>(graph);
+  const int status = check(cudaGraphExecDestroy(g->exec), "cudaGraphExecDestroy");
+  delete g;
   return status;
 }
 

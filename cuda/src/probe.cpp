@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "library.hpp"
+#include "math_libraries.hpp"
 #include "status.hpp"
 
 namespace arrowschur::cuda {
@@ -91,7 +92,7 @@ std::vector<std::string> library_folders() {
 }
 
 // A library of the runtime's major version that answers. `get_property` needs no device.
-void require_library(const std::string& name, const char* get_property, int major) {
+Library require_library(const std::string& name, const char* get_property, int major) {
   const Library library = require(name, library_folders(), ARROWSCHUR_PROBE_RUNTIME_LIBRARY_UNAVAILABLE);
   const auto get = require_symbol<int(libraryPropertyType, int*)>(library, name, get_property);
   int found = 0;
@@ -99,6 +100,7 @@ void require_library(const std::string& name, const char* get_property, int majo
   if (found != major) {
     throw End{ARROWSCHUR_PROBE_FAULT, name + " says that its major version is " + std::to_string(found)};
   }
+  return library;
 }
 
 // ---- the device -----------------------------------------------------------------------------------------------------
@@ -165,11 +167,14 @@ void set_package_roots(std::vector<std::string> folders) { package_roots() = std
 int probe(ArrowschurDeviceFacts* facts) noexcept {
   try {
     const Driver driver = open_driver();
-    require_library(kCublas, "cublasGetProperty", kMajor);
-    require_library(kCusolver, "cusolverGetProperty", kMajor - 1);
+    const Library cublas = require_library(kCublas, "cublasGetProperty", kMajor);
+    const Library cusolver = require_library(kCusolver, "cusolverGetProperty", kMajor - 1);
     count_devices(driver);
     require(bind());
     read_facts(driver, *facts);
+    if (const char* missing = set_math_libraries(cublas, cusolver)) {
+      throw End{ARROWSCHUR_PROBE_FAULT, std::string("the libraries do not export ") + missing};
+    }
     return ARROWSCHUR_PROBE_AVAILABLE;
   } catch (const End& end) {
     return fail(end.outcome, end.message);

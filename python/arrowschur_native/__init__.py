@@ -39,6 +39,7 @@ from ._errors import (
     UnsupportedConfiguration,
 )
 from ._factor import ArrowFactor, factorize
+from ._frame import ArrowFrame, BaseArrowFrame, FrameFactors, FrameStep, newton_step_reupload
 from ._inner_loop import (
     DenseReferenceStep,
     InnerFit,
@@ -101,8 +102,10 @@ from ._threads import (
 __all__ = [
     "ArrowError",
     "ArrowFactor",
+    "ArrowFrame",
     "ArrowSystem",
     "BandedBorder",
+    "BaseArrowFrame",
     "BlockDiagonalBorder",
     "BlockSparseCross",
     "Border",
@@ -116,6 +119,8 @@ __all__ = [
     "DeviceUnavailableError",
     "DiagonalBorder",
     "EscalationOptions",
+    "FrameFactors",
+    "FrameStep",
     "FramedKroneckerBorder",
     "InnerFit",
     "InnerLoopError",
@@ -174,6 +179,7 @@ __all__ = [
     "newton_step",
     "newton_step_dense_reference",
     "newton_step_escalated",
+    "newton_step_reupload",
     "plan",
     "policy",
     "process_telemetry",

@@ -107,6 +107,7 @@ class SolveOptions:
         policy: DispatchPolicy | None,
         expected_solves: int,
         memory_limit: int | None,
+        device_memory_limit: int | None,
         frame_cache_entries: int,
         num_threads: int | None,
     ) -> None: ...
@@ -304,6 +305,67 @@ def factorize(
     damping_beta: Any,
     options: SolveOptions,
 ) -> Factor: ...
+
+# ---- frames ----
+class ArrowFrame:
+    @staticmethod
+    def build(
+        system: System,
+        ridge_t: object,
+        ridge_beta: object,
+        expected_solves: int,
+        border_inverse: object,
+        device_memory_limit: int | None,
+    ) -> ArrowFrame: ...
+    @property
+    def ridge_t(self) -> float: ...
+    @property
+    def ridge_beta(self) -> float: ...
+    @property
+    def log_det_hessian(self) -> float: ...
+    @property
+    def device_bytes(self) -> int: ...
+    def matches_ridge(self, ridge_t: float, ridge_beta: float) -> bool: ...
+    def telemetry(self) -> dict[str, Any]: ...
+    def step(self, g_t: _Array | None, g_beta: _Array | None, certificate: bool) -> dict[str, Any]: ...
+    def solve(self, w_t: _Array, w_beta: _Array) -> tuple[_Array, _Array]: ...
+
+class FrameFactors:
+    @property
+    def ridge_t(self) -> float: ...
+    @property
+    def ridge_beta(self) -> float: ...
+    @property
+    def log_det_hessian(self) -> float: ...
+
+class BaseArrowFrame:
+    @staticmethod
+    def build(
+        system: System,
+        expected_solves: int,
+        border_inverse: object,
+        device_memory_limit: int | None,
+        cache_entries: int,
+    ) -> BaseArrowFrame: ...
+    def device_bytes(self) -> int: ...
+    def telemetry(self) -> dict[str, Any]: ...
+    def factor_at(self, ridge_t: object, ridge_beta: object) -> FrameFactors: ...
+    def solve_with(
+        self, factors: FrameFactors, g_t: _Array | None, g_beta: _Array | None, certificate: bool
+    ) -> dict[str, Any]: ...
+    def refactor_and_solve(
+        self, ridge_t: object, ridge_beta: object, g_t: _Array | None, g_beta: _Array | None, certificate: bool
+    ) -> dict[str, Any]: ...
+    def refresh(self, system: System) -> None: ...
+
+def newton_step_reupload(
+    system: System,
+    ridge_t: object,
+    ridge_beta: object,
+    certificate: bool,
+    border_inverse: object,
+    device_memory_limit: int | None,
+) -> dict[str, Any]: ...
 
 # ---- loops ----
 _Fit = dict[str, Any]

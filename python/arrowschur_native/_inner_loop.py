@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ __all__ = [
     "newton_step_dense_reference",
     "ridge_bump",
 ]
+
+logger = logging.getLogger("arrowschur_native")
 
 # The five slabs, in the order of the checks, and what `ArrowSystem` calls them.
 _SLABS = {
@@ -167,6 +170,8 @@ class InnerFit(_Printed):
         `'gpu-resident-full'`. Set after the work, from what ran.
     backend : str
         `'cpu'` or `'cuda'`.
+    unproven_path : str
+        Empty, but for results of a stand-in for a device in tests: the path that it stood for.
     telemetry : Telemetry
         Counters of this fit.
     """
@@ -184,6 +189,7 @@ class InnerFit(_Printed):
     ridge_beta: float
     execution_path: str
     backend: str
+    unproven_path: str
     telemetry: Telemetry
 
     @property
@@ -232,7 +238,10 @@ class InnerStep(_Printed):
         `log det(H + ridges)`.
     certificate : float
         Normwise backward error against `H + ridges`.
-    execution_path : str
+    execution_path, backend, unproven_path : str
+        As of `InnerFit`.
+    telemetry : Telemetry
+        Counters of this call.
     """
 
     delta_t: Array
@@ -242,11 +251,17 @@ class InnerStep(_Printed):
     log_det_hessian: float
     certificate: float
     execution_path: str
+    backend: str
+    unproven_path: str
+    telemetry: Telemetry
 
     @property
     def used_device(self) -> bool:
         """Whether the step ran on a device."""
         return self.execution_path != "cpu"
+
+    def _rows(self) -> list[tuple[str, Any]]:
+        return [(name, value) for name, value in super()._rows() if name != "telemetry"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -297,7 +312,27 @@ class RowBump(NamedTuple):
 
 def fit_from_core(values: dict[str, Any]) -> InnerFit:
     """Make the frozen outcome from the dictionary of the core."""
-    return InnerFit(**{**values, "telemetry": Telemetry(**values["telemetry"])})
+    return InnerFit(**{**values, "telemetry": _told(values, "fit")})
+
+
+def step_from_core(values: dict[str, Any]) -> InnerStep:
+    """Make the frozen step from the dictionary of the core."""
+    return InnerStep(**{**values, "telemetry": _told(values, "inner_iteration")})
+
+
+# What has been logged: a route and the kind of its trouble, once per process.
+_LOGGED: set[tuple[str, str]] = set()
+
+
+def _told(values: dict[str, Any], route: str) -> Telemetry:
+    """Return the counters of a call, and log a device that failed or declined: it is counted every time, told once."""
+    telemetry = Telemetry(**values["telemetry"])
+    for reason in telemetry.fallback_reasons:
+        kind = reason.partition(":")[0]
+        if kind in ("device_fault", "device_unavailable") and (route, kind) not in _LOGGED:
+            _LOGGED.add((route, kind))
+            logger.warning("%s ran on the CPU: %s", route, reason)
+    return telemetry
 
 
 def _sequence(values: tuple[list[dict[str, Any]], int, int]) -> OuterSequence:
@@ -546,7 +581,7 @@ class ResidentWorkspace:
         return self._handle.frame_upload_bytes
 
     def release_factors(self) -> None:
-        """Free the factors that fits have left; the next fit makes them again."""
+        """Free what fits have left, on a device too; the next fit makes it again."""
         self._handle.release_factors()
 
     # ---- fits ------------------------------------------------------------------------------------------------------
@@ -557,7 +592,8 @@ class ResidentWorkspace:
         ----------
         options : InnerOptions, optional
         device : {'auto', 'off', 'required'}, default 'auto'
-            `auto` leaves it to `options.solve.device`, whose `auto` uses a device where that is predicted to be faster.
+            `auto` leaves it to `options.solve.device`, whose `auto` uses a device where that is predicted to be faster,
+            and the CPU where the device declines or fails (counted in `telemetry.cpu_fallbacks`, with the reason).
 
         Returns
         -------
@@ -586,6 +622,11 @@ class ResidentWorkspace:
         ------
         DeviceUnavailableError
             There is no device, or the workspace cannot be bound. Never falls back to the CPU.
+        UnsupportedConfiguration
+            The system lives in callbacks or has a cross block that is not dense; the options ask for another route than
+            `direct`, or for float32.
+        DeviceError
+            The device failed.
         InnerLoopError
             As `fit`.
         """
@@ -729,7 +770,7 @@ class ResidentWorkspace:
         >>> step.delta_t.shape, step.execution_path, step.certificate < 1e-14
         ((8, 2), 'cpu', True)
         """
-        return InnerStep(**self._handle.inner_iteration(ridge_t, ridge_beta, device))
+        return step_from_core(self._handle.inner_iteration(ridge_t, ridge_beta, device))
 
     def one_inner_iteration(self, ridge_t: float = 0.0, ridge_beta: float = 0.0) -> InnerStep:
         """Return `inner_iteration` with `device='required'`.
@@ -741,7 +782,7 @@ class ResidentWorkspace:
         RowFactorError, SchurFactorError
             As `inner_iteration`.
         """
-        return InnerStep(**self._handle.one_inner_iteration(ridge_t, ridge_beta))
+        return step_from_core(self._handle.one_inner_iteration(ridge_t, ridge_beta))
 
     def cpu_reference_step(self, ridge_t: float = 0.0, ridge_beta: float = 0.0) -> InnerStep:
         """Return the same step by `newton_step_dense_reference`, never on a device.
@@ -751,7 +792,7 @@ class ResidentWorkspace:
         RowFactorError, SchurFactorError
             As `inner_iteration`.
         """
-        return InnerStep(**self._handle.cpu_reference_step(ridge_t, ridge_beta))
+        return step_from_core(self._handle.cpu_reference_step(ridge_t, ridge_beta))
 
 
 # ---- references -----------------------------------------------------------------------------------------------------

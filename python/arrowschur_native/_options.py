@@ -335,8 +335,10 @@ class SolveOptions(_Options):
         'deflated'.
     accept_truncated : bool, default False
         Hand out a step whose iteration ran out of budget, marked.
-    memory_limit, device_memory_limit : int or None, default None
+    memory_limit : int or None, default None
         Bytes of workspace and results, >= 0.
+    device_memory_limit : int or None, default None
+        Bytes that a call may hold on a device, >= 0; None: what is free there, at most half of all there is.
     frame_cache_entries : int, default 4
         Factors (on a device: frames) that a resident workspace keeps, one per pair of ridges, >= 0.
     calibrate : {'off', 'cache', 'measure'}, default 'cache'
@@ -433,6 +435,7 @@ class SolveOptions(_Options):
             policy=None if self.policy is None else self.policy._handle,
             expected_solves=int(self.expected_solves),
             memory_limit=None if self.memory_limit is None else int(self.memory_limit),
+            device_memory_limit=None if self.device_memory_limit is None else int(self.device_memory_limit),
             frame_cache_entries=int(self.frame_cache_entries),
             num_threads=None if self.num_threads is None else min(int(self.num_threads), 2**31 - 1),
         )

@@ -25,6 +25,8 @@ class Telemetry(_Printed):
         Device frames.
     handle_creations, kernel_launches, graph_replays, syncs, allocations : int
         Of a device.
+    capture_failures : int
+        Sequences of device work that could not be captured as a graph and were queued call by call.
     cpu_fallbacks : int
         A device was asked for, and the CPU did the work.
     fallback_reasons : tuple of str
@@ -42,6 +44,7 @@ class Telemetry(_Printed):
     graph_replays: int = 0
     syncs: int = 0
     allocations: int = 0
+    capture_failures: int = 0
     cpu_fallbacks: int = 0
     fallback_reasons: tuple[str, ...] = ()
     device_ordinal: int | None = None

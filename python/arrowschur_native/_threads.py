@@ -145,13 +145,15 @@ def device_info() -> dict[str, Any]:
         broken); `absence`: `'backend_not_compiled'`, `'version_mismatch'`, `'unsupported_platform'`,
         `'driver_unavailable'`, `'runtime_library_unavailable'`, `'no_device'` or `''`; `reason`: why there is none, in
         words; `backend` (name) and `library` (path) of what was opened; `has_solver_stages`: whether the backend can
-        carry a solve, which none of this version can; `devices`: the facts of the device that was found, at most one.
+        carry a solve, as every available one of this version can; `devices`: the facts of the device that was found,
+        at most one.
 
     Examples
     --------
     >>> import arrowschur_native as asn
-    >>> asn.device_info()["has_solver_stages"]
-    False
+    >>> info = asn.device_info()
+    >>> info["available"] == (info["reason"] == "")
+    True
     """
     return _core.device_info()
 

@@ -51,7 +51,8 @@ py::dict step_fields(InnerStep&& step, const WorkspaceHandle& workspace) {
                   "delta_beta"_a = adopt(std::move(step.delta_beta), workspace.border_shape()),
                   "objective"_a = step.objective, "gradient_norm"_a = step.gradient_norm,
                   "log_det_hessian"_a = step.log_det_hessian, "certificate"_a = step.certificate,
-                  "execution_path"_a = step.execution_path);
+                  "execution_path"_a = step.execution_path, "backend"_a = step.backend,
+                  "unproven_path"_a = step.unproven_path, "telemetry"_a = telemetry_fields(step.telemetry));
 }
 
 py::tuple sequence_fields(OuterSequence&& sequence, const WorkspaceHandle& workspace) {
@@ -129,7 +130,7 @@ void register_workspace_class(py::module_& m) {
       .def(
           "device_resident", [](const W& self) { return self.core.device_resident(); }, NoGil())
       .def(
-          "device_reason", [](const W& self) { return std::string(self.core.device_reason()); }, NoGil())
+          "device_reason", [](const W& self) { return self.core.device_reason(); }, NoGil())
 
       .def(
           "release_factors", [](W& self) { self.core.release_factors(); }, NoGil())
@@ -222,7 +223,8 @@ py::dict fit_fields(InnerFit&& fit, const WorkspaceHandle& workspace) {
                   "log_det_hessian"_a = fit.log_det_hessian, "iterations"_a = fit.iterations,
                   "accepted_iterations"_a = fit.accepted_iterations, "status"_a = to_string(fit.status),
                   "ridge_t"_a = fit.ridge_t, "ridge_beta"_a = fit.ridge_beta, "execution_path"_a = fit.execution_path,
-                  "backend"_a = fit.backend, "telemetry"_a = telemetry_fields(fit.telemetry));
+                  "backend"_a = fit.backend, "unproven_path"_a = fit.unproven_path,
+                  "telemetry"_a = telemetry_fields(fit.telemetry));
 }
 
 void register_inner_loop(py::module_& m) {

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m) {
   register_system(m);
   register_newton(m);
   register_factor(m);
+  register_frame(m);
   register_telemetry(m);
   register_inner_loop(m);
   register_sweep(m);

@@ -104,7 +104,8 @@ void register_options(py::module_& m) {
                        const TrustRegionOptions& trust_region, const py::object& preconditioner, bool accept_truncated,
                        std::optional<double> schur_pd_floor, const py::object& schur_apply, const py::object& calibrate,
                        const py::object& policy, Index expected_solves, std::optional<Index> memory_limit,
-                       Index frame_cache_entries, std::optional<int> num_threads) {
+                       std::optional<Index> device_memory_limit, Index frame_cache_entries,
+                       std::optional<int> num_threads) {
              SolveOptions o;
              o.mode = parse(kModes, mode, "mode");
              o.device = parse(kDevices, device, "device");
@@ -124,6 +125,7 @@ void register_options(py::module_& m) {
              if (!policy.is_none()) o.policy = policy.cast<std::shared_ptr<DispatchPolicy>>();
              o.expected_solves = expected_solves;
              o.memory_limit = memory_limit;
+             o.device_memory_limit = device_memory_limit;
              o.frame_cache_entries = frame_cache_entries;
              o.num_threads = num_threads;
              return checked(std::move(o));
@@ -131,7 +133,7 @@ void register_options(py::module_& m) {
            py::kw_only(), "mode"_a, "device"_a, "precision"_a, "certificate"_a, "certificate_tolerance"_a, "guards"_a,
            "row_lift"_a, "tolerate_ill_conditioning"_a, "pcg"_a, "trust_region"_a, "preconditioner"_a,
            "accept_truncated"_a, "schur_pd_floor"_a, "schur_apply"_a, "calibrate"_a, "policy"_a, "expected_solves"_a,
-           "memory_limit"_a, "frame_cache_entries"_a, "num_threads"_a)
+           "memory_limit"_a, "device_memory_limit"_a, "frame_cache_entries"_a, "num_threads"_a)
       .def_static(
           "defaults",
           [] {
@@ -145,6 +147,7 @@ void register_options(py::module_& m) {
                             "schur_pd_floor"_a = o.schur_pd_floor, "schur_apply"_a = py::none(),
                             "calibrate"_a = name_of(kCalibrations, o.calibrate), "policy"_a = py::none(),
                             "expected_solves"_a = o.expected_solves, "memory_limit"_a = o.memory_limit,
+                            "device_memory_limit"_a = o.device_memory_limit,
                             "frame_cache_entries"_a = o.frame_cache_entries, "num_threads"_a = o.num_threads);
           },
           "The defaults of the C++ struct, for the test that compares them with the dataclass.");

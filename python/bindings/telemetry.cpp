@@ -40,8 +40,8 @@ py::dict telemetry_fields(const Telemetry& t) {
   return py::dict("h2d_bytes"_a = t.h2d_bytes, "d2h_bytes"_a = t.d2h_bytes, "factorizations"_a = t.factorizations,
                   "frame_builds"_a = t.frame_builds, "handle_creations"_a = t.handle_creations,
                   "kernel_launches"_a = t.kernel_launches, "graph_replays"_a = t.graph_replays, "syncs"_a = t.syncs,
-                  "allocations"_a = t.allocations, "cpu_fallbacks"_a = t.cpu_fallbacks,
-                  "fallback_reasons"_a = py::tuple(py::cast(t.fallback_reasons)),
+                  "allocations"_a = t.allocations, "capture_failures"_a = t.capture_failures,
+                  "cpu_fallbacks"_a = t.cpu_fallbacks, "fallback_reasons"_a = py::tuple(py::cast(t.fallback_reasons)),
                   "device_ordinal"_a = t.device_ordinal);
 }
 

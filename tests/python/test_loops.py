@@ -149,23 +149,7 @@ def test_td_01_reference_shapes() -> None:
         assert fit.log_det_hessian == pytest.approx(log_det, rel=1e-11)
 
 
-# ---- T-D-3, T-D-4: devices ------------------------------------------------------------------------------------------
-@pytest.mark.usefixtures("device")
-def test_td_03_resident_parity() -> None:
-    workspace = small(0x5AE1017)
-    reference = workspace.cpu_reference_fit()
-    for method, path in (("device_fit", "gpu-resident-full"), ("device_reupload_fit", "gpu-reupload")):
-        fit = getattr(workspace, method)()
-        assert workspace.device_resident, workspace.device_reason  # a silent decline is a fault
-        assert (fit.status, fit.execution_path) == ("converged", path)
-        assert metric_a(fit.t, reference.t) < 1e-9
-        assert metric_a(fit.beta, reference.beta) < 1e-9
-    steps = workspace.one_inner_iteration(), workspace.inner_iteration(device="required")
-    assert {step.execution_path for step in steps} == {"gpu-resident-linearization"}
-    assert np.array_equal(steps[0].delta_t, steps[1].delta_t)
-    assert np.array_equal(steps[0].delta_beta, steps[1].delta_beta)
-
-
+# ---- T-D-4: no device (with one: test_on_device.py) -----------------------------------------------------------------
 @pytest.mark.usefixtures("no_device")
 def test_td_04_no_device() -> None:
     workspace = small(0x5AE1017)
@@ -178,6 +162,9 @@ def test_td_04_no_device() -> None:
         lambda: workspace.fit(device="required"),
         lambda: workspace.fit_outer_sequence(gradients, device="required"),
         lambda: workspace.inner_iteration(device="required"),
+        lambda: asn.ArrowFrame.build(workspace.to_system()),
+        lambda: asn.BaseArrowFrame(workspace.to_system()),
+        lambda: asn.newton_step_reupload(workspace.to_system()),
     ):
         error = caught(asn.DeviceUnavailableError, call)
         assert error.reason
@@ -277,16 +264,6 @@ def test_td_06_a_wrong_length_raises_before_any_work() -> None:
     assert caught(asn.InvalidArgument, lambda: workspace.fit_outer_sequence(3)).argument == "gradients"
     assert asn.process_telemetry() == before
     assert workspace.fit_outer_sequence([]).fits == ()
-
-
-@pytest.mark.usefixtures("device")
-def test_td_06_outer_sequence_on_a_device(color_arm: asn.ArrowSystem, outers: Any) -> None:
-    workspace = asn.ResidentWorkspace.from_system(color_arm)
-    resident = workspace.device_fit_outer_sequence(outers)
-    assert resident.frame_builds == 1
-    for fit, reference in zip(resident.fits, workspace.fit_outer_sequence(outers, device="off").fits, strict=True):
-        assert metric_n(fit.t, reference.t) < 1e-10
-        assert metric_n(fit.beta, reference.beta) < 1e-10
 
 
 # ---- T-D-10: coupled fixtures ---------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def test_defaults_are_those_of_the_core(cls: type) -> None:
     for name, value in core.items():
         assert getattr(python, name) == value, name
     nested = {"pcg", "trust_region", "solve"}  # compared by their own classes
-    later = {"mixed", "streaming_chunk_size", "device_memory_limit"}
+    later = {"mixed", "streaming_chunk_size"}
     assert {f.name for f in dataclasses.fields(cls) if f.init} - nested - later == set(core)
 
 

@@ -109,14 +109,6 @@ def test_td_08_coupled_parity_and_no_crosstalk() -> None:
     assert sweep[11].objective == pytest.approx(-5.507429776330, abs=6e-13)
 
 
-@pytest.mark.usefixtures("device")
-def test_td_09_sweep_throughput() -> None:
-    variants = fixtures.color_arm_variant_matrix()
-    sweep = asn.run_variant_sweep(variants, runner="device")
-    assert sweep.throughput.succeeded == 12
-    assert asn.check_sweep_parity(variants, None, sweep, runner="device").succeeded == 12
-
-
 # ---- variants -------------------------------------------------------------------------------------------------------
 def test_the_battery_is_the_published_one() -> None:
     variants = fixtures.color_arm_variant_matrix("battery")

@@ -5,6 +5,7 @@
 #include "arrowschur/error.hpp"
 #include "arrowschur/factor.hpp"
 #include "arrowschur/fixtures.hpp"
+#include "arrowschur/frame.hpp"
 #include "arrowschur/inner_loop.hpp"
 #include "arrowschur/newton.hpp"
 #include "arrowschur/options.hpp"

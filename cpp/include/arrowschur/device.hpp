@@ -42,7 +42,7 @@ struct DeviceInfo {
   std::string backend;  // "cuda"; empty when no table was had
   std::string library;  // path of the backend; empty when there is no file
   std::optional<DeviceFacts> facts;  // of an available device
-  bool has_solver_stages = false;  // whether the backend can carry a solve; none of this version can
+  bool has_solver_stages = false;  // whether the backend can carry a solve: every available one of this version
 
   std::string why() const;  // "driver_unavailable: libcuda.so.1: ...", "fault: ..."; empty when available
 };

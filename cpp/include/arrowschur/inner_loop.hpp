@@ -64,6 +64,7 @@ struct InnerFit {
   double ridge_t = 0.0, ridge_beta = 0.0;  // where the schedule ended
   const char* execution_path = "cpu";  // where the accepted work ran
   const char* backend = "cpu";  // cpu, cuda; fake in tests only
+  const char* unproven_path = "";  // the path that a stand-in of tests stands for; its results are no device's
   Telemetry telemetry;
 
   bool converged() const noexcept { return status == InnerStatus::converged; }
@@ -83,6 +84,9 @@ struct InnerStep {
   double log_det_hessian = 0.0;
   double certificate = 0.0;  // normwise backward error against H + ridges
   const char* execution_path = "cpu";
+  const char* backend = "cpu";
+  const char* unproven_path = "";
+  Telemetry telemetry;  // of this call
 };
 
 // The loop ended without one accepted step and without having converged.
@@ -108,6 +112,10 @@ struct BaseGradient {
   std::span<const double> g_t, g_beta;  // [T], [k]
 };
 
+// On a device, the first call that needs it binds the workspace: the slabs are uploaded once, to dense or banded arrays that
+// every later call reads, and the factors are kept there. That takes a dense cross block, a border without callbacks, rows
+// of at most 32 unknowns, mode automatic, direct or sqrt_ba, and float64 arithmetic.
+//
 // Owns references to a system's buffers (nothing is copied) and the factors that its calls have made, up to
 // SolveOptions::frame_cache_entries and the memory limit; a call with other options that reach a factor (mode, precision,
 // guards, ...) drops them. Thread safety: calls on one workspace are serialised by a mutex; distinct workspaces are
@@ -139,15 +147,18 @@ class ResidentWorkspace {
   Index frame_upload_bytes() const noexcept;  // the five slabs
   Index resident_device_bytes() const noexcept;  // really held on a device; 0 when unbound
   bool device_resident() const noexcept;
-  const char* device_reason() const noexcept;  // why not; "" when bound. Asks no driver.
-  void release_factors() noexcept;  // frees what calls have kept; the next one factors anew
+  std::string device_reason() const;  // why not; "" when bound. Asks no driver.
+  void release_factors() noexcept;  // frees what calls have kept, on the device too; the next one starts anew
 
   // The production forms: on the device where that is predicted to be faster, else on the CPU with kept factors. A
-  // `device` of automatic leaves the choice to SolveOptions::device, and that to the environment (policy.hpp).
+  // `device` of automatic leaves the choice to SolveOptions::device, and that to the environment (policy.hpp). Where the
+  // device declines for want of memory or fails, automatic runs the call on the CPU, from the beginning, and counts it;
+  // after a second failure of a process it does not try again.
   InnerFit fit(const InnerOptions& = {}, Device = Device::automatic);
   OuterSequence fit_outer_sequence(std::span<const BaseGradient>, const InnerOptions& = {}, Device = Device::automatic);
   InnerStep inner_iteration(double ridge_t = 0.0, double ridge_beta = 0.0, Device = Device::automatic);
-  // On the device or DeviceUnavailableError.
+  // On the device, or DeviceUnavailableError; UnsupportedConfiguration for what a device cannot hold, DeviceError for its
+  // faults. Never on the CPU.
   InnerStep one_inner_iteration(double ridge_t = 0.0, double ridge_beta = 0.0);
   InnerFit device_fit(const InnerOptions& = {});
   InnerFit device_reupload_fit(const InnerOptions& = {});

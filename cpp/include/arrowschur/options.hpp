@@ -80,6 +80,7 @@ struct SolveOptions {
   std::shared_ptr<const DispatchPolicy> policy;  // none: the policy in force
   Index expected_solves = 1;  // N of the time model: solves per factor
   std::optional<Index> memory_limit;  // bytes of workspace and results; >= 0
+  std::optional<Index> device_memory_limit;  // the same on a device; none: what is free, at most half of all there is
   std::optional<int> num_threads;  // >= 1; none: the library's setting
   Index frame_cache_entries = 4;  // >= 0: factors that a resident workspace keeps, one per pair of ridges
 };

@@ -38,8 +38,8 @@ struct SweepOptions {
   std::function<bool(Index finished, Index total)> progress;
 };
 
-// Every fit with one thread and one BLAS thread, so that a result does not depend on who else runs. One failing fit
-// disturbs no other. The same workspace may not be given twice (InvalidArgument). The factors of the workspaces are
+// Every fit with one thread and one BLAS thread, and (under automatic) on a device for its own size only, so that a result
+// does not depend on who else runs. One failing fit disturbs no other. The same workspace may not be given twice (InvalidArgument). The factors of the workspaces are
 // released, so that no more are held than fits are under way.
 SweepResult run_fits_multiplexed(std::span<ResidentWorkspace* const>, const InnerOptions& = {},
                                  const SweepOptions& = {});

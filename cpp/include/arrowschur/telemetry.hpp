@@ -16,6 +16,7 @@ struct Telemetry {
   std::int64_t factorizations = 0;  // factors made and kept, on the CPU as on a device; the reference's too
   std::int64_t frame_builds = 0;  // device frames only
   std::int64_t handle_creations = 0, kernel_launches = 0, graph_replays = 0, syncs = 0, allocations = 0;  // of a device
+  std::int64_t capture_failures = 0;  // sequences of device work that were queued call by call instead of replayed
   std::int64_t cpu_fallbacks = 0;  // a device was asked for, the CPU did the work
   std::vector<std::string> fallback_reasons;  // distinct, in order of first appearance
   std::optional<int> device_ordinal;  // none: no device was used

@@ -5,8 +5,8 @@
 
 #include "backend/counters.hpp"
 #include "backend/cpu_frame.hpp"
-#include "backend/device_loader.hpp"
 #include "backend/structured_frame.hpp"
+#include "plan/device_mode.hpp"
 #include "system/cross.hpp"
 
 namespace arrowschur {
@@ -48,7 +48,7 @@ void count_route(Route route, bool sparse_schur) noexcept {
 const Backend& choose_backend(Device device) {
   static const CpuBackend cpu;
   if (device == Device::required) {
-    throw DeviceUnavailableError(device::why_no_solves());
+    throw DeviceUnavailableError(policy::kHostOnly);
   }
   return cpu;
 }

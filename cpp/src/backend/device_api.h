@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ARROWSCHUR_DEVICE_API_VERSION 1u
+#define ARROWSCHUR_DEVICE_API_VERSION 2u
 #define ARROWSCHUR_DEVICE_TABLE_SYMBOL "arrowschur_device_table"
 
 #ifdef __cplusplus
@@ -54,8 +54,104 @@ typedef struct ArrowschurHostTable {
   const char* const* package_roots;
 } ArrowschurHostTable;
 
-// Streams and events are handles of the backend. Where a stream is taken, the work is queued on it and the call returns;
-// host memory that is copied must stay until the stream has passed the copy.
+// ---- what the stages work on ----------------------------------------------------------------------------------------
+//
+// The mathematics of a frame, its rows A_i = h_tt[i] + ridge_t I (d_i x d_i), B_i = h_tb[i] (d_i x k), its border
+// M = h_bb + ridge_beta I, T = sum d_i:
+//
+//     A_i = L_i L_i'     W_i = L_i^-1 B_i     S = M - W'W = L_S L_S'
+//     u_i = L_i^-1 g_i   r = W'u - g_beta     dbeta = S^-1 r     dt_i = -L_i^-T (u_i + W_i dbeta)
+//
+// Every pointer in the structures below is device memory, 256-byte aligned (a vector's border part is not, it follows
+// its T entries), except where they say host. Numbers are float64. The structures themselves, and the arrays that they
+// call host, are read during the call only. Of a symmetric block the lower triangle is the matrix: entries above it are
+// not read. n = 0 and k = 0 are legal; pointers to nothing may be null.
+//
+// A stage queues its work and returns: it allocates nothing, synchronizes nothing, and its results depend on its inputs
+// alone (no floating-point atomics; chunks and tiles are functions of the shape). Its sticky failure is
+// ArrowschurBuildRecord::failed: a stage that finds it set leaves its outputs as they are or meaningless, never signals
+// success, and the core reads the record before it believes a result.
+
+// Row blocks of one depth.
+typedef struct ArrowschurDeviceRows {
+  int32_t d;  // 1 .. ARROWSCHUR_DEVICE_MAX_DEPTH
+  int64_t n;  // row blocks, >= 1
+  // Where the j-th of them has its first line (of T) and its first entry in `a` (of sum d^2). Null: j d and j d^2.
+  const int64_t* line;
+  const int64_t* entry;
+  const int64_t* row;  // its index in the caller's order; null: j
+} ArrowschurDeviceRows;
+#define ARROWSCHUR_DEVICE_MAX_DEPTH 32
+
+enum {
+  ARROWSCHUR_BORDER_DENSE = 0,  // values [k, k], symmetric
+  ARROWSCHUR_BORDER_BANDED = 1,  // values [width + 1, k], M[i + j, i] at [j, i]; entries with i + j >= k are not read.
+  // width 0 is a diagonal
+  ARROWSCHUR_BORDER_BLOCKS = 2  // values [k / width, width, width]: diagonal blocks of one size, which divides k
+};
+
+typedef struct ArrowschurDeviceSystem {
+  int64_t n, total, k;  // row blocks, T, border width; n >= 0, k >= 0
+  int32_t groups;
+  const ArrowschurDeviceRows* rows;  // host [groups], together every row block once
+  const double* a;  // [sum d^2], each block row-major
+  const double* b;  // [T, k] row-major
+  int32_t border_form;
+  int64_t border_width;
+  const double* border;
+} ArrowschurDeviceSystem;
+
+// How a build went, 64 bytes, on the device.
+typedef struct ArrowschurBuildRecord {
+  uint32_t failed;  // ARROWSCHUR_ROWS_FAILED | ARROWSCHUR_BORDER_FAILED
+  int32_t border_pivot;  // 0-based index of the pivot that was not positive; -1
+  int64_t failing_rows;
+  // Smallest failing row (of the caller's order) and its 0-based pivot, row << 8 | pivot; all ones where none failed.
+  uint64_t first_failure;
+  double bump;  // the largest ridge_bump (inner_loop.hpp) of the failing rows, 0 where none failed
+  double suggested_bump;  // by suggest_bump
+  double log_det;  // log|H + ridges|
+  double smallest_pivot;  // squared, of rows and border
+  double reserved;
+} ArrowschurBuildRecord;
+enum { ARROWSCHUR_ROWS_FAILED = 1, ARROWSCHUR_BORDER_FAILED = 2 };
+
+// Factors at one pair of ridges. The core allocates; ldS is a multiple of 16 not below k.
+typedef struct ArrowschurDeviceFactor {
+  double* l;  // [sum d^2], as `a`: the lower triangles; above them undefined
+  double* inverse_diagonal;  // [T]: 1 / L_i[j, j]
+  double* w;  // [T, k]; may be system.b when the system is not needed any more
+  double* s0;  // [k, ldS]: M - W'W, without ridge_beta. May be `s` when it need not be kept
+  double* s;  // [k, ldS]: L_S. Both lower triangles of column-major matrices
+  int64_t lds;
+  double* border_inverses;  // what prepare_border_solve makes; inverse_bytes of sizes()
+  int32_t full_inverse;  // 1: the whole of L_S^-1 instead of that of its diagonal blocks
+  ArrowschurBuildRecord* record;
+} ArrowschurDeviceFactor;
+
+// What an attempt of the inner loop is judged by, 64 bytes, on the device: sums over all T + k entries.
+typedef struct ArrowschurLoopRecord {
+  double r_delta, delta_q;  // r'delta, delta'q
+  double delta_t_squared, delta_beta_squared;
+  double objective;  // (z + delta)'(r + q - g)
+  double gradient_squared, point_squared;  // |r + q|^2, |z + delta|^2
+  uint64_t failed;  // of the factor that made delta; 0 where there is none
+} ArrowschurLoopRecord;
+
+typedef struct ArrowschurDeviceSizes {  // bytes
+  size_t workspace;  // that any stage on a system and factor of this shape takes
+  size_t inverse;  // of border_inverses
+} ArrowschurDeviceSizes;
+
+// Of one stream since it was created. A call of a library counts as one launch; what a graph replays is not counted
+// again as launches.
+typedef struct ArrowschurDeviceCounters {
+  int64_t h2d_bytes, d2h_bytes, kernel_launches, graph_replays, syncs, allocations, handle_creations;
+} ArrowschurDeviceCounters;
+
+// Streams, graphs and events are handles of the backend. Where a stream is taken, the work is queued on it and the call
+// returns; host memory that is copied must stay until the stream has passed the copy. A stream brings its library
+// handles with it and is used by one thread at a time.
 typedef struct ArrowschurDeviceTable {
   uint32_t version;
   const char* backend;  // "cuda"
@@ -65,24 +161,89 @@ typedef struct ArrowschurDeviceTable {
   // Driver, libraries, lowest visible device, its context, its facts; an ARROWSCHUR_PROBE_ value. What is missing or
   // broken is in last_error.
   int (*probe)(ArrowschurDeviceFacts* facts);
+  int (*free_memory)(size_t* bytes);  // of the device, now
 
   int (*stream_create)(void** stream);
   int (*stream_destroy)(void* stream);
   int (*stream_synchronize)(void* stream);
+  int (*counters)(void* stream, ArrowschurDeviceCounters* counters);
 
   // From the stream-ordered pool: usable, and given back, in the order of the stream's work.
   int (*allocate)(void** memory, size_t bytes, void* stream);
   int (*release)(void* memory, void* stream);
+  // Pinned host memory, for transfers that overlap.
+  int (*host_allocate)(void** memory, size_t bytes);
+  int (*host_release)(void* memory);
   // `count` copies of a 64-bit pattern: zeros, or the signalling NaN that shows what was read before it was written.
   int (*fill)(void* memory, uint64_t pattern, size_t count, void* stream);
   int (*copy_to_device)(void* to, const void* from, size_t bytes, void* stream);
   int (*copy_to_host)(void* to, const void* from, size_t bytes, void* stream);
+  int (*copy_on_device)(void* to, const void* from, size_t bytes, void* stream);
 
   int (*event_create)(void** event);
   int (*event_destroy)(void* event);
   int (*event_record)(void* event, void* stream);
   // Between two recorded events of synchronized streams.
   int (*event_elapsed)(void* begin, void* end, double* milliseconds);
+
+  // Work queued between begin and end is recorded, not run; it may neither allocate nor synchronize. end gives the
+  // graph, or fails and leaves the stream as it was before begin.
+  int (*capture_begin)(void* stream);
+  int (*capture_end)(void* stream, void** graph);
+  int (*graph_launch)(void* graph, void* stream);
+  int (*graph_destroy)(void* graph);
+
+  // ---- stages: names and costs in the documentation of the library ----
+  // Host arithmetic: what a frame must allocate. ARROWSCHUR_DEVICE_INVALID where the shape is not supported (a depth out
+  // of range, counts that the libraries' arguments cannot hold).
+  int (*sizes)(const ArrowschurDeviceSystem* system, int32_t full_inverse, ArrowschurDeviceSizes* sizes);
+
+  // Resets the record; L, 1 / diagonals, W (E1, E2). A row that has no factor is counted in the record, its bump
+  // evaluated.
+  int (*factor_and_whiten)(const ArrowschurDeviceSystem* system, double ridge_t, const ArrowschurDeviceFactor* factor,
+                           void* workspace, void* stream);
+  // s0 = M - W'W (E3).
+  int (*reduce)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, void* workspace,
+                void* stream);
+  // s = s0 + ridge_beta I = L_S L_S' (E4).
+  int (*factor_border)(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                       void* workspace, void* stream);
+  // record->log_det, record->smallest_pivot (E5).
+  int (*log_det)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, void* workspace,
+                 void* stream);
+  // border_inverses (E6).
+  int (*prepare_border_solve)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor,
+                              void* workspace, void* stream);
+  // record->suggested_bump of a build whose rows have failed (examine_rows of inner_loop.hpp).
+  int (*suggest_bump)(const ArrowschurDeviceSystem* system, double ridge_t, double ridge_beta,
+                      const ArrowschurDeviceFactor* factor, void* workspace, void* stream);
+
+  // u = L^-1 g_t (first T entries of `out`), W'u - g_beta (last k) (V2, V3). g and out: [T + k], not the same.
+  int (*reduce_rhs)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, const double* g,
+                    double* out, void* workspace, void* stream);
+  // x = S^-1 x, [k] (V4).
+  int (*border_solve)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x,
+                      void* workspace, void* stream);
+  // x [T + k] holds u and dbeta: u is replaced by dt (V5, V6).
+  int (*expand)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
+                void* stream);
+
+  // q = H z without ridges, [T + k] each, not the same (Q1).
+  int (*apply_h)(const ArrowschurDeviceSystem* system, const double* z, double* q, void* workspace, void* stream);
+  // max over the lines of H + ridges of the sum of its absolute entries: |H + ridges|_inf, to *norm (device).
+  int (*norm_h)(const ArrowschurDeviceSystem* system, double ridge_t, double ridge_beta, double* norm, void* workspace,
+                void* stream);
+  // max |x_i| to *norm (device).
+  int (*norm_inf)(int64_t size, const double* x, double* norm, void* workspace, void* stream);
+
+  // out = sum_i coefficients[i] inputs[i], 1 to 4 vectors (host arrays), [size] each, in the order given; out may be one
+  // of them.
+  int (*combine)(int64_t size, int32_t count, const double* coefficients, const double* const* inputs, double* out,
+                 void* stream);
+  // Sums of an attempt, in an order fixed by the shape; vectors [T + k]. `factor` may be null.
+  int (*measure)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, const double* g,
+                 const double* z, const double* r, const double* delta, const double* q, ArrowschurLoopRecord* record,
+                 void* workspace, void* stream);
 } ArrowschurDeviceTable;
 
 // The table, valid until the process ends; null where the backend was compiled with another version, which it then

@@ -81,6 +81,7 @@ Runtime probe(const ArrowschurDeviceTable& table) {
     Runtime result;
     result.info.outcome = DeviceOutcome::available;
     result.info.facts = to_facts(facts);
+    result.info.has_solver_stages = true;  // of every table of this version
     result.table = &table;
     return result;
   }
@@ -147,9 +148,9 @@ std::string backend_path() {
   return {};
 }
 
-const char* why_no_solves() noexcept {
+bool backend_is_there() noexcept {
   static const bool found = !backend_path().empty();
-  return found ? kNoStages : kNoBackend;
+  return found;
 }
 
 Runtime open_runtime(const std::string& path) {

@@ -10,13 +10,12 @@ namespace arrowschur::device {
 
 inline constexpr const char* kFileName = "libarrowschur_cuda.so";
 inline constexpr const char* kNoBackend = "this build has no CUDA backend";
-inline constexpr const char* kNoStages = "the CUDA backend of this version has no solver stages";
 
 // Path of the backend that would be opened, empty when there is no such file: ARROWSCHUR_CUDA_BACKEND when it is set,
 // else the file beside this library, or in ../lib of the program that contains it. Asks no driver.
 std::string backend_path();
-// Why no solve runs on a device, as far as that can be told without asking a driver.
-const char* why_no_solves() noexcept;
+// Whether there is a file to open, as far as that can be told without asking a driver.
+bool backend_is_there() noexcept;
 
 struct Runtime {
   DeviceInfo info;

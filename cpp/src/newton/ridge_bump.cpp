@@ -1,12 +1,4 @@
-// How much ridge a row block lacks.
-//
-// For a symmetric block A (d x d) at ridge_t, Gershgorin's discs give
-//     lambda_min(A + ridge_t I) >= edge + ridge_t,     edge = min_i (a_ii - sum_{j != i} |a_ij|),
-// so that `deficit` = max(0, -(edge + ridge_t)) makes the shifted block semidefinite; computing edge and adding the ridge
-// rounds by at most gamma_{d+1} (rowsum + |ridge_t|), which is added to it. Cholesky of a block with unit diagonal scale
-// runs to completion when the smallest eigenvalue exceeds c = d gamma_{d+1} / (1 - gamma_{d+1}) times the scale (Higham,
-// Accuracy and Stability, theorem 10.7; Demmel); `rel` counts the rounding of the shifted diagonal on top of c, and the
-// shift itself enters the scale, hence rel / (1 - rel).
+// Row blocks that do not factor, and the ridge that repairs them (linalg/gershgorin.hpp).
 #include "newton/ridge_bump.hpp"
 
 #include <algorithm>
@@ -14,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "linalg/gershgorin.hpp"
 #include "linalg/pool.hpp"
 #include "newton/solver.hpp"
 #include "system/cross.hpp"
@@ -22,31 +15,9 @@
 namespace arrowschur {
 namespace {
 
-constexpr double kUnit = 0x1p-53;
-constexpr double kPivotGuard = 0x1p-25;  // twice the solver's relative pivot guard
-
-double gamma_of(Index m) { return static_cast<double>(m) * kUnit / (1.0 - static_cast<double>(m) * kUnit); }
-
-struct Discs {
-  double edge = std::numeric_limits<double>::infinity();  // min_i (a_ii - sum_{j != i} |a_ij|)
-  double rowsum = 0.0;  // max_i sum_j |a_ij|
-  double scale = 1.0;  // max(1, max_i |a_ii|)
-  double deficit(double ridge_t) const { return std::max(0.0, -(edge + ridge_t)); }
-};
-
-Discs discs_of(std::span<const double> block, Index d) {
-  Discs discs;
-  for (Index i = 0; i < d; ++i) {
-    double off = 0.0;
-    for (Index j = 0; j < d; ++j) {
-      if (j != i) off += std::abs(block[static_cast<std::size_t>(i * d + j)]);
-    }
-    const double diagonal = block[static_cast<std::size_t>(i * d + i)];
-    discs.edge = std::min(discs.edge, diagonal - off);
-    discs.rowsum = std::max(discs.rowsum, std::abs(diagonal) + off);
-    discs.scale = std::max(discs.scale, std::abs(diagonal));
-  }
-  return discs;
+linalg::Discs discs_of(std::span<const double> block, Index d) {
+  return linalg::discs_of(static_cast<int>(d),
+                          [&](int i, int j) { return block[static_cast<std::size_t>(i * d + j)]; });
 }
 
 // The block of row i, both triangles from the lower one.
@@ -113,16 +84,9 @@ double smallest_border_diagonal(const ArrowSystem& s, double ridge_beta) {
 }  // namespace
 
 double ridge_bump(std::span<const double> block, Index d, double ridge_t) noexcept {
-  const Discs discs = discs_of(block, d);
-  const double gamma = gamma_of(d + 1), gamma_2 = gamma_of(2), ridge = std::abs(ridge_t);
-  const double deficit = discs.deficit(ridge_t) + gamma * (discs.rowsum + ridge);
-  const double c = static_cast<double>(d) * gamma / (1.0 - gamma), rel = c * (1.0 + gamma_2) + gamma_2;
-  const double margin = rel / (1.0 - rel) * (discs.scale + ridge + deficit);
-  return deficit + margin;
+  return linalg::ridge_bump(discs_of(block, d), static_cast<int>(d), ridge_t);
 }
 
-// A row that is made barely positive definite has a huge inverse, which would leave the border hopelessly indefinite:
-// the last summand lets the repaired rows together take at most half of the smallest border diagonal.
 RowBump newton::examine_rows(const ArrowSystem& s, double ridge_t, double ridge_beta) {
   RowBump out;
   const std::vector<Failing> failing = failing_rows(s, ridge_t);
@@ -136,11 +100,10 @@ RowBump newton::examine_rows(const ArrowSystem& s, double ridge_t, double ridge_
   std::vector<double> block;
   for (const Failing& row : failing) {
     read_block(s, row.row, block);
-    const Discs discs = discs_of(block, s.row_dim(row.row));
-    const double deficit = discs.deficit(ridge_t);
-    out.bump = std::max(out.bump, ridge_bump(block, s.row_dim(row.row), ridge_t));
-    out.suggested_bump = std::max(out.suggested_bump, deficit + kPivotGuard * (discs.scale + ridge_t + deficit) +
-                                                          drain * cross::row_norm_sq(s, row.row));
+    const linalg::Discs discs = discs_of(block, s.row_dim(row.row));
+    out.bump = std::max(out.bump, linalg::ridge_bump(discs, static_cast<int>(s.row_dim(row.row)), ridge_t));
+    out.suggested_bump =
+        std::max(out.suggested_bump, linalg::suggested_bump(discs, ridge_t, drain, cross::row_norm_sq(s, row.row)));
   }
   return out;
 }

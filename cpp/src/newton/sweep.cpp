@@ -16,6 +16,8 @@
 #include "linalg/blas.hpp"
 #include "linalg/pool.hpp"
 #include "newton/inner_loop.hpp"
+#include "newton/workspace_device.hpp"
+#include "plan/device_mode.hpp"
 #include "plan/memory.hpp"
 
 namespace arrowschur {
@@ -59,6 +61,7 @@ InnerFit run_one(ResidentWorkspace& workspace, Runner runner, const InnerOptions
 // A fit or its error. Interrupted is not the fit's: it ends the sweep. Factors are not left behind, so that a sweep holds
 // those of the fits under way only.
 FitResult captured(ResidentWorkspace& workspace, Runner runner, const InnerOptions& options) {
+  const policy::OwnSizeScope alone_in_its_choice;
   FitResult result;
   try {
     result.fit = run_one(workspace, runner, options);
@@ -75,6 +78,7 @@ FitResult captured(ResidentWorkspace& workspace, Runner runner, const InnerOptio
 // Bytes that one fit holds at its peak; 0 when there is no plan, which the fit will say itself.
 Index bytes_per_fit(const ResidentWorkspace& workspace, Runner runner, const InnerOptions& options) {
   const ArrowSystem& s = workspace.system();
+  if (runner == Runner::device) return newton::device_bytes_of_a_fit(s);
   if (runner == Runner::cpu_reference) {
     const double size = static_cast<double>(s.total_dim() + s.k());
     return static_cast<Index>(std::min(8.0 * size * size, 9e18));
@@ -97,7 +101,8 @@ Index worker_count(Workspaces workspaces, const InnerOptions& options, const Swe
   for (const ResidentWorkspace* w : workspaces) most = std::max(most, bytes_per_fit(*w, sweep.runner, options));
   Index workers =
       std::min(static_cast<Index>(workspaces.size()), sweep.max_concurrent > 0 ? sweep.max_concurrent : cores());
-  if (most > 0) workers = std::min(workers, machine_budget() / most);
+  const Index budget = sweep.runner == Runner::device ? newton::device_budget(options.solve) : machine_budget();
+  if (most > 0) workers = std::min(workers, budget / most);
   return std::max<Index>(workers, 1);
 }
 

@@ -6,13 +6,13 @@
 
 #include "arrowschur/inner_loop.hpp"
 #include "arrowschur/policy.hpp"
-#include "backend/device_loader.hpp"
 #include "linalg/pool.hpp"
 #include "newton/dense_reference.hpp"
 #include "newton/inner_loop.hpp"
 #include "newton/kept_factors.hpp"
 #include "newton/resident_shape.hpp"
 #include "newton/solver.hpp"
+#include "newton/workspace_device.hpp"
 #include "plan/device_mode.hpp"
 #include "system/validate.hpp"
 #include "telemetry.hpp"
@@ -29,13 +29,6 @@ double half_square(std::span<const double> x) {
     total += run;
   }
   return 0.5 * total;
-}
-
-bool has_callbacks(const ArrowSystem& s) {
-  const auto& terms = s.border().terms;
-  return std::holds_alternative<OperatorCross>(s.cross()) ||
-         std::any_of(terms.begin(), terms.end(),
-                     [](const BorderTerm& t) { return std::holds_alternative<OperatorBorder>(t); });
 }
 
 void check_loop_options(const InnerOptions& options) {
@@ -56,49 +49,79 @@ void check_gradients(const ArrowSystem& s, std::span<const BaseGradient> gradien
   }
 }
 
-// What a `device_` method does where there is none: the error of device='required'.
-[[noreturn]] void refuse_device() {
-  policy::consider_device(Device::required, {});
-  throw DeviceUnavailableError(device::kNoStages);
-}
-
 }  // namespace
 
 struct ResidentWorkspace::Impl {
   Impl(const ResidentShape& s, ArrowSystem slabs, double objective, Index others)
-      : shape(s), system(std::move(slabs)), objective_at_zero(objective), other_bytes(others), provider(system) {}
+      : shape(s),
+        system(std::move(slabs)),
+        objective_at_zero(objective),
+        other_bytes(others),
+        provider(system),
+        device(system, shape) {}
 
-  // Where a production call runs. No backend of this version has solver stages: the answer is the CPU, or the error of a
-  // caller who requires a device. A call that was large enough to ask for one that is not there is counted.
-  void choose_device(Device device) {
+  // Whether a production call runs on the device. Decided before any work; a call that wanted a device and goes without
+  // is counted. Otherwise the factors of the CPU are planned for.
+  bool choose_device(Device of_call, const SolveOptions& options) {
+    newton::FactorCache& cache = provider.cache();
+    cache.take_telemetry();  // of calls that had no outcome to put it in
+    if (policy::device_mode(of_call) == Device::required) {
+      device.require(options);
+      return true;
+    }
+    cache.configure(options);
     policy::DeviceQuestion question;
-    if (has_callbacks(system)) question.missing = "callbacks run on the host";
-    question.cpu_seconds = provider.cache().plan().predicted_seconds;
-    question.admissible = can_be_bound();
-    const policy::Decision decision = policy::consider_device(device, question);
-    if (std::string_view(decision.reason) != "runtime_unavailable") return;
+    question.missing = device.obstacle(options);
+    question.cpu_seconds = cache.plan().predicted_seconds;
+    question.admissible = device.admissible();
+    question.device_seconds = [&](const MachineProfile& profile) { return device.seconds(options, profile); };
+    const policy::Decision decision = policy::consider_device(of_call, question);
+    if (decision.use_device && newton::device_is_given_up()) {
+      count_fallback("device_fault: the device has failed twice");
+      return false;
+    }
+    if (std::string_view(decision.reason) == "runtime_unavailable") count_fallback(decision.reason);
+    return decision.use_device;
+  }
+  void count_fallback(std::string reason) {
     Telemetry work;
     work.cpu_fallbacks = 1;
-    work.fallback_reasons.push_back(decision.reason);
+    work.fallback_reasons.push_back(std::move(reason));
     provider.cache().count(work);
   }
-  bool can_be_bound() const {
-    const auto size = [](Index i) { return static_cast<policy::Size>(i); };
-    const policy::Operation rows{policy::OperationKind::small_batched_potrf, {size(shape.d), size(shape.n)}};
-    const policy::Operation product{policy::OperationKind::gemm, {size(shape.p), size(shape.p), size(shape.basis())}};
-    return policy::admissible_under_any_policy(rows) || policy::admissible_under_any_policy(product);
-  }
-
-  // One call of a loop, of however many gradients: its options, its factors and where it runs.
-  void prepare(const InnerOptions& options, Device device) {
-    provider.cache().take_telemetry();  // of calls that had no outcome to put it in
-    provider.cache().configure(options.solve);
-    choose_device(device == Device::automatic ? options.solve.device : device);
+  // on_device(), or, where the mode leaves the choice and the device declines or fails, the CPU: false. Nothing that the
+  // CPU reads has been touched.
+  template <class OnDevice>
+  bool tried_on_device(Device of_call, const SolveOptions& options, OnDevice&& on_device) {
+    if (!choose_device(of_call, options)) return false;
+    const bool may_fall_back = policy::device_mode(of_call) != Device::required;
+    try {
+      on_device();
+      return true;
+    } catch (const DeviceUnavailableError& error) {
+      if (!may_fall_back) throw;
+      count_fallback("device_unavailable: " + error.reason);
+    } catch (const DeviceError& error) {
+      if (!may_fall_back) throw;
+      newton::note_device_fault();
+      count_fallback(std::string("device_fault: ") + error.what());
+    }
+    return false;
   }
   InnerFit run(std::span<const double> g_t, std::span<const double> g_beta, const InnerOptions& options) {
     InnerFit fit = newton::run_inner_loop(provider, g_t, g_beta, objective_at_zero, options);
     fit.telemetry = provider.cache().take_telemetry();
     return fit;
+  }
+  // The members share the binding and its factors. Nothing of a sequence that the device has not finished is kept.
+  OuterSequence on_device(std::span<const BaseGradient> gradients, const InnerOptions& options) {
+    OuterSequence out;
+    out.fits.reserve(gradients.size());
+    for (const BaseGradient& base : gradients) {
+      const newton::Gradient g{{base.g_t.begin(), base.g_t.end()}, {base.g_beta.begin(), base.g_beta.end()}};
+      out.fits.push_back(device.fit(g, false, objective_at_zero, options));
+    }
+    return out;
   }
   void forget_unwanted() noexcept {
     if (provider.cache().options().frame_cache_entries == 0) provider.cache().clear();
@@ -118,6 +141,7 @@ struct ResidentWorkspace::Impl {
   Index other_bytes;  // of target, basis and gates
   std::mutex mutex;
   newton::KeptFactorProvider provider;
+  newton::WorkspaceDevice device;
 };
 
 ResidentWorkspace::ResidentWorkspace(const ResidentShape& shape, std::span<const double> target,
@@ -162,22 +186,37 @@ Index ResidentWorkspace::host_shadow_bytes() const noexcept {
   return newton::slab_bytes(impl_->system) + impl_->other_bytes;
 }
 Index ResidentWorkspace::frame_upload_bytes() const noexcept { return newton::slab_bytes(impl_->system); }
-Index ResidentWorkspace::resident_device_bytes() const noexcept { return 0; }
-bool ResidentWorkspace::device_resident() const noexcept { return false; }
-const char* ResidentWorkspace::device_reason() const noexcept { return device::why_no_solves(); }
+Index ResidentWorkspace::resident_device_bytes() const noexcept {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->device.bytes();
+}
+bool ResidentWorkspace::device_resident() const noexcept {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->device.bound();
+}
+std::string ResidentWorkspace::device_reason() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->device.bound() ? std::string() : impl_->device.reason();
+}
 
 void ResidentWorkspace::release_factors() noexcept {
   const std::lock_guard lock(impl_->mutex);
   impl_->provider.cache().clear();
+  impl_->device.release();
 }
 
 InnerFit ResidentWorkspace::fit(const InnerOptions& options, Device device) {
   check_loop_options(options);
   const std::lock_guard lock(impl_->mutex);
   const linalg::ThreadScope threads(options.solve.num_threads);
-  impl_->prepare(options, device);
+  const Device where = device == Device::automatic ? options.solve.device : device;
   const newton::Gradient g = newton::gradient_of(impl_->system);
-  InnerFit fit = impl_->run(g.t, g.beta, options);
+  InnerFit fit;
+  if (impl_->tried_on_device(where, options.solve,
+                             [&] { fit = impl_->device.fit(g, true, impl_->objective_at_zero, options); })) {
+    return fit;
+  }
+  fit = impl_->run(g.t, g.beta, options);
   impl_->forget_unwanted();
   return fit;
 }
@@ -188,14 +227,17 @@ OuterSequence ResidentWorkspace::fit_outer_sequence(std::span<const BaseGradient
   check_gradients(impl_->system, gradients);
   const std::lock_guard lock(impl_->mutex);
   const linalg::ThreadScope threads(options.solve.num_threads);
-  impl_->prepare(options, device);
+  const Device where = device == Device::automatic ? options.solve.device : device;
   OuterSequence out;
-  out.fits.reserve(gradients.size());
-  for (const BaseGradient& g : gradients) {
-    out.fits.push_back(impl_->run(g.g_t, g.g_beta, options));
-    out.factorizations += out.fits.back().telemetry.factorizations;
+  if (!impl_->tried_on_device(where, options.solve, [&] { out = impl_->on_device(gradients, options); })) {
+    out.fits.reserve(gradients.size());
+    for (const BaseGradient& g : gradients) out.fits.push_back(impl_->run(g.g_t, g.g_beta, options));
+    impl_->forget_unwanted();
   }
-  impl_->forget_unwanted();
+  for (const InnerFit& fit : out.fits) {
+    out.factorizations += fit.telemetry.factorizations;
+    out.frame_builds += fit.telemetry.frame_builds;
+  }
   return out;
 }
 
@@ -203,21 +245,22 @@ InnerStep ResidentWorkspace::inner_iteration(double ridge_t, double ridge_beta, 
   const Ridges ridges{ridge_t, ridge_beta};
   newton::check_ridges(impl_->system, ridges);
   const std::lock_guard lock(impl_->mutex);
+  const newton::Gradient g = newton::gradient_of(impl_->system);
+  InnerStep step = impl_->step_at_zero();
+  if (impl_->tried_on_device(device, {}, [&] { impl_->device.step(g, ridge_t, ridge_beta, step); })) return step;
   newton::FactorCache& cache = impl_->provider.cache();
-  cache.configure({});
-  impl_->choose_device(device);
   const newton::FactorResult result = cache.get(ridge_t, ridge_beta);
   if (result.factor == nullptr) result.raise();
   SolveDiagnostics diagnostics;
   diagnostics.plan = cache.plan();
   diagnostics.kappa_schur = result.factor->kappa_schur;
-  NewtonStep newton = newton::step_on(*result.factor->frame, ridges, ridges, cache.options(),
-                                      newton::gradient_of(impl_->system), true, std::move(diagnostics));
-  InnerStep step = impl_->step_at_zero();
+  NewtonStep newton =
+      newton::step_on(*result.factor->frame, ridges, ridges, cache.options(), g, true, std::move(diagnostics));
   step.delta_t = std::move(newton.delta_t);
   step.delta_beta = std::move(newton.delta_beta);
   step.log_det_hessian = result.factor->log_det;
   step.certificate = newton.diagnostics.backward_error;
+  step.telemetry = cache.take_telemetry();
   return step;
 }
 
@@ -225,19 +268,19 @@ InnerStep ResidentWorkspace::one_inner_iteration(double ridge_t, double ridge_be
   return inner_iteration(ridge_t, ridge_beta, Device::required);
 }
 
-InnerFit ResidentWorkspace::device_fit(const InnerOptions& options) {
-  check_loop_options(options);
-  refuse_device();
-}
+InnerFit ResidentWorkspace::device_fit(const InnerOptions& options) { return fit(options, Device::required); }
+
 InnerFit ResidentWorkspace::device_reupload_fit(const InnerOptions& options) {
   check_loop_options(options);
-  refuse_device();
+  const std::lock_guard lock(impl_->mutex);
+  const linalg::ThreadScope threads(options.solve.num_threads);
+  impl_->device.require(options.solve);
+  return impl_->device.reupload_fit(newton::gradient_of(impl_->system), impl_->objective_at_zero, options);
 }
+
 OuterSequence ResidentWorkspace::device_fit_outer_sequence(std::span<const BaseGradient> gradients,
                                                            const InnerOptions& options) {
-  check_loop_options(options);
-  check_gradients(impl_->system, gradients);
-  refuse_device();
+  return fit_outer_sequence(gradients, options, Device::required);
 }
 
 InnerFit ResidentWorkspace::cpu_reference_fit(const InnerOptions& options) const {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <mutex>
+#include <utility>
 
 #include "arrowschur/device.hpp"
 #include "arrowschur/error.hpp"
@@ -13,8 +14,10 @@ namespace arrowschur::policy {
 namespace {
 
 constexpr const char* kVariable = "ARROWSCHUR_DEVICE";
+constexpr double kNearer = 1.1;  // predictions that are closer than this are no reason to leave the host
 
 std::atomic<Size> g_availability_requests{0}, g_process_ns{0};
+thread_local bool t_own_size_only = false;
 
 // Asks the loader, which probes once per process; so is the request counted.
 Probe probed() {
@@ -24,11 +27,6 @@ Probe probed() {
     throw DeviceError("probe", info.message + " (device='off' does not probe)");
   }
   return {info.outcome == DeviceOutcome::available, info.why()};
-}
-
-// A device was found that no solve can use: a missing capability, known only after the backend has been opened.
-Decision decline_for_want_of_stages(Device mode) {
-  return decide(mode, {EligibilityKind::capability_missing, device::kNoStages}, probed);
 }
 
 Size nanoseconds(double seconds) {
@@ -101,12 +99,35 @@ Decision consider_device(Device of_call, const DeviceQuestion& question) {
     const Size call = nanoseconds(question.cpu_seconds), counted = question.admissible ? call : 0;
     const Size before = g_process_ns.fetch_add(counted, std::memory_order_relaxed);
     // A call that no policy would admit neither adds to the sum nor is carried over the threshold by it.
-    if (!should_probe(call, question.admissible ? before : 0)) eligibility.kind = EligibilityKind::below_threshold;
+    const bool history = question.admissible && !t_own_size_only;
+    if (!should_probe(call, history ? before : 0)) eligibility.kind = EligibilityKind::below_threshold;
   }
   const Decision decision = decide(mode, eligibility, probed);
-  if (decision.use_device && !device_info().has_solver_stages) return decline_for_want_of_stages(mode);
+  if (!decision.use_device) return decision;
+  // What follows is known, or matters, only once there is a device: its profile comes from its facts.
+  if (!question.device_seconds) return decide(mode, {EligibilityKind::capability_missing, kHostOnly}, probed);
+  if (mode == Device::automatic) {
+    const double seconds = question.device_seconds(device_profile(*device_info().facts));
+    if (!(kNearer * seconds < question.cpu_seconds))
+      return decide(mode, {EligibilityKind::measured_slower, {}}, probed);
+  }
   return decision;
 }
+
+// Float64 matrix units are a matter of the chip, not of its generation: 8.0, 9.0 and 10.0 have them, 8.6, 8.9, 12.x not.
+MachineProfile device_profile(const DeviceFacts& facts) {
+  MachineProfile profile = reference_profile();
+  const bool matrix_units =
+      facts.compute_minor == 0 && (facts.compute_major == 8 || facts.compute_major == 9 || facts.compute_major == 10);
+  if (!matrix_units) {
+    profile.rate_mat /= 64.0;
+    profile.rate_vec /= 64.0;
+  }
+  return profile;
+}
+
+OwnSizeScope::OwnSizeScope() noexcept : outer_(std::exchange(t_own_size_only, true)) {}
+OwnSizeScope::~OwnSizeScope() { t_own_size_only = outer_; }
 
 ProbeCounters probe_counters() noexcept {
   return {g_availability_requests.load(std::memory_order_relaxed), g_process_ns.load(std::memory_order_relaxed)};

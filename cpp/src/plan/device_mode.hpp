@@ -1,18 +1,44 @@
 // Whether a plan goes to a device: mode, size, and then, and only then, the loader.
 #pragma once
 
+#include <functional>
+
+#include "arrowschur/device.hpp"
 #include "arrowschur/policy.hpp"
+#include "arrowschur/profile.hpp"
 
 namespace arrowschur::policy {
+
+inline constexpr const char* kHostOnly =
+    "this call runs on the host; ArrowFrame, newton_step_reupload and ResidentWorkspace run on a device";
+
+// The constants of section 12's reference device; without float64 matrix units its two rates are a 64th.
+MachineProfile device_profile(const DeviceFacts&);
 
 // What a seam tells about one call.
 struct DeviceQuestion {
   const char* missing = nullptr;  // what no device kernel of this route can do; null: nothing
   double cpu_seconds = 0.0;       // predicted, for the route it would take on the CPU
   bool admissible = false;        // by a gate of its seam, under some reachable policy
+  // Predicted for the device. Empty: the seam has no device route, and an available device is declined.
+  std::function<double(const MachineProfile&)> device_seconds;
 };
-// Counts the call, and asks for a device when it is large enough. A device whose backend cannot carry a solve is declined.
-// Throws DeviceError for a fault of the probe, whatever the mode that asked.
+// Counts the call, and asks for a device when it is large enough. Under automatic an available one is taken where it is
+// predicted to be faster, by more than a tenth (the nearer machine wins what is close). Throws DeviceError for a fault of
+// the probe, whatever the mode that asked.
 Decision consider_device(Device of_call, const DeviceQuestion& question);
+
+// While it lives, calls of this thread are judged by their own size: who has run before in the process does not reach the
+// decision. For sweeps, whose two arms must make the same ones.
+class OwnSizeScope {
+ public:
+  OwnSizeScope() noexcept;
+  ~OwnSizeScope();
+  OwnSizeScope(const OwnSizeScope&) = delete;
+  OwnSizeScope& operator=(const OwnSizeScope&) = delete;
+
+ private:
+  bool outer_;
+};
 
 }  // namespace arrowschur::policy

@@ -134,6 +134,9 @@ std::optional<Complaint> check(const SolveOptions& o) {
   if (o.num_threads && *o.num_threads < 1) {
     return Complaint{"num_threads", std::to_string(*o.num_threads), "none or an integer >= 1"};
   }
+  if (o.device_memory_limit && *o.device_memory_limit < 0) {
+    return Complaint{"device_memory_limit", std::to_string(*o.device_memory_limit), "an integer >= 0"};
+  }
   if (o.frame_cache_entries < 0) {
     return Complaint{"frame_cache_entries", std::to_string(o.frame_cache_entries), "an integer >= 0"};
   }

@@ -87,7 +87,7 @@ TEST(AnAvailableDeviceHasItsFacts) {
   CHECK_EQUAL(info.backend, "fake");
   CHECK_EQUAL(info.library, kFake);
   CHECK_EQUAL(info.why(), "");
-  CHECK(!info.has_solver_stages);
+  CHECK(info.has_solver_stages);
   REQUIRE(info.facts.has_value());
   CHECK_EQUAL(info.facts->name, "fake device");
   CHECK_EQUAL(info.facts->ordinal, 0);
@@ -115,7 +115,7 @@ TEST(EachAbsenceHasItsReason) {
   const DeviceInfo other = scripted("version");
   CHECK(other.outcome == DeviceOutcome::absent);
   CHECK_EQUAL(other.why(),
-              "version_mismatch: the backend has version 2 of the device interface, this library version 1");
+              "version_mismatch: the backend has version 3 of the device interface, this library version 2");
 }
 
 TEST(WhatIsThereAndBrokenIsAFault) {
@@ -184,13 +184,13 @@ TEST(AChildHasNoneOfItsParentsDevice) {
   }));
 }
 
-TEST(ADeviceThatCannotSolveIsDeclined) {
+TEST(ASeamWithoutADeviceRouteDeclines) {
   CHECK(in_child([] {
     use_fake("available");
     const SolvePlan chosen = plan(kLarge, options(Device::automatic));
     CHECK_EQUAL(std::string(chosen.facts.device_reason), "kernel_lacks_capability");
     CHECK_EQUAL(policy::probe_counters().availability_requests, policy::Size{1});
-    CHECK_THROWS_WITH(DeviceUnavailableError, "has no solver stages", plan(kLarge, options(Device::required)));
+    CHECK_THROWS_WITH(DeviceUnavailableError, "this call runs on the host", plan(kLarge, options(Device::required)));
     CHECK_EQUAL(std::string(plan(kLarge, options(Device::off)).facts.device_reason), "policy_off");
   }));
 }

@@ -19,7 +19,7 @@ constexpr ProblemShape kQwen{.n = 2000, .k = 2048, .total_dim = 4000, .max_dim =
 
 // What a refusal says: why there is no device, or what the one that is there lacks.
 std::string why_no_device() {
-  return device_info().outcome == DeviceOutcome::available ? "no solver stages" : device_info().why();
+  return device_info().outcome == DeviceOutcome::available ? "this call runs on the host" : device_info().why();
 }
 
 SolveOptions with_mode(Mode mode) {

@@ -1,0 +1,139 @@
+// Frames: factors that stay on the device between solves.
+//
+// With the rows A_i = h_tt[i] + ridge_t I, the cross block B and the border M = h_bb + ridge_beta I,
+//
+//     A_i = L_i L_i'     W_i = L_i^-1 B_i     S = M - W'W = L_S L_S'
+//     step:  u = L^-1 g_t     S dbeta = W'u - g_beta     dt_i = -L_i^-T (u_i + W_i dbeta)
+//
+// a frame holds L, W and L_S on the device. A step sends T + k numbers and gets as many back, and factors nothing.
+//
+// Frames need a device: DeviceUnavailableError without one, never a solve on the CPU. They take dense cross blocks, every
+// border without callbacks, and rows of at most 32 unknowns; UnsupportedConfiguration otherwise. Rows are never lifted: one
+// that is not positive definite is RowFactorError, whose suggested_ridge counts the coupling to the border too, and a
+// border that is not SchurFactorError. A fault of the device is DeviceError. After any of these a frame can be used on.
+//
+// Thread safety: calls on one frame are serialised by a mutex; distinct frames are independent. A frame does not keep the
+// system that it was built from: its numbers are on the device.
+#pragma once
+
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "arrowschur/system.hpp"
+#include "arrowschur/telemetry.hpp"
+
+namespace arrowschur {
+
+// What a border solve works with. blocks: the inverses of the diagonal blocks of L_S. full: the whole of L_S^-1, k^3 / 3
+// flops more per build for solves without a chain of dependent blocks. automatic: full where that is predicted to be paid
+// back by FrameOptions::expected_solves. The two differ in their rounding.
+enum class BorderInverse { blocks, full, automatic };
+
+struct FrameOptions {
+  Index expected_solves = 8;  // >= 1, per factor
+  BorderInverse border_inverse = BorderInverse::blocks;
+  std::optional<Index> device_memory_limit = {};  // bytes; none: what is free, at most half of the device
+  Index cache_entries = 4;  // >= 0: factors that a BaseArrowFrame keeps by itself
+
+  std::optional<Complaint> complaint() const;  // the first broken rule
+};
+
+struct FrameStep {
+  std::vector<double> delta_t, delta_beta;  // [T], [k]
+  double log_det_hessian = 0.0;  // log|H + ridges|
+  double ridge_t = 0.0, ridge_beta = 0.0;
+  double certificate = std::numeric_limits<double>::quiet_NaN();  // normwise backward error, where it was asked for
+  const char* execution_path = "cpu";  // gpu-resident-linearization, gpu-reupload
+  const char* backend = "cpu";  // cuda; fake in tests only
+  const char* unproven_path = "";  // what a stand-in of tests stands for
+  Telemetry telemetry;  // of this call
+};
+
+// Factors of a BaseArrowFrame at one pair of ridges. Copies share them. They belong to the frame that made them, are of no
+// use after its refresh(), and keep its memory on the device.
+class FrameFactors {
+ public:
+  double ridge_t() const noexcept;
+  double ridge_beta() const noexcept;
+  double log_det_hessian() const noexcept;
+
+ private:
+  friend class BaseArrowFrame;
+  struct Held;
+  explicit FrameFactors(std::shared_ptr<Held> held) : held_(std::move(held)) {}
+  std::shared_ptr<Held> held_;
+};
+
+// The factors at one pair of ridges.
+class ArrowFrame {
+ public:
+  static ArrowFrame build(const ArrowSystem&, double ridge_t = 0.0, double ridge_beta = 0.0, const FrameOptions& = {});
+  ArrowFrame(ArrowFrame&&) noexcept;
+  ArrowFrame& operator=(ArrowFrame&&) noexcept;
+  ~ArrowFrame();
+
+  Index n() const noexcept;
+  Index k() const noexcept;
+  Index total_dim() const noexcept;
+  double ridge_t() const noexcept;
+  double ridge_beta() const noexcept;
+  bool matches_ridge(double ridge_t, double ridge_beta) const noexcept;  // exactly; NaN matches nothing
+  double log_det_hessian() const noexcept;
+  Index device_bytes() const noexcept;
+  Telemetry telemetry() const;  // since it was built, the build included
+
+  // -(H + ridges)^-1 g: [T] and [k]. InvalidArgument for a wrong length or an entry that is not finite.
+  FrameStep step(std::span<const double> g_t, std::span<const double> g_beta, bool certificate = false) const;
+  FrameStep step(bool certificate = false) const;  // for the gradient of the system that it was built from
+  // (H + ridges) x = w for m right-hand sides, [T, m] and [k, m] row-major.
+  void solve(std::span<const double> w_t, std::span<const double> w_beta, std::span<double> x_t,
+             std::span<double> x_beta, Index m = 1) const;
+
+ private:
+  struct Impl;
+  explicit ArrowFrame(std::unique_ptr<Impl>);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The blocks without ridges, for a ladder of them: uploaded once, factored on the device as often as wanted. Steps have the
+// bits of an ArrowFrame at the same ridges.
+class BaseArrowFrame {
+ public:
+  static BaseArrowFrame build(const ArrowSystem&, const FrameOptions& = {});
+  BaseArrowFrame(BaseArrowFrame&&) noexcept;
+  BaseArrowFrame& operator=(BaseArrowFrame&&) noexcept;
+  ~BaseArrowFrame();
+
+  Index n() const noexcept;
+  Index k() const noexcept;
+  Index total_dim() const noexcept;
+  Index device_bytes() const noexcept;
+  Telemetry telemetry() const;  // since it was built
+
+  // Nothing is uploaded; a move of ridge_beta alone factors the border only. What was factored last is kept.
+  FrameFactors factor_at(double ridge_t, double ridge_beta);
+  FrameStep solve_with(const FrameFactors&, std::span<const double> g_t, std::span<const double> g_beta,
+                       bool certificate = false);
+  FrameStep solve_with(const FrameFactors&, bool certificate = false);  // for the frame's own gradient
+  FrameStep refactor_and_solve(double ridge_t, double ridge_beta, bool certificate = false);
+  FrameStep refactor_and_solve(double ridge_t, double ridge_beta, std::span<const double> g_t,
+                               std::span<const double> g_beta, bool certificate = false);
+  // The numbers of another system of the same shape in the places of the old ones, gradient included. InvalidArgument for
+  // another shape or border form, which leaves the frame untouched. No factor survives.
+  void refresh(const ArrowSystem&);
+
+ private:
+  struct Impl;
+  explicit BaseArrowFrame(std::unique_ptr<Impl>);
+  std::unique_ptr<Impl> impl_;
+};
+
+// One step on the device with nothing kept there: upload, factors, one solve. The bits of an ArrowFrame's step.
+FrameStep newton_step_reupload(const ArrowSystem&, double ridge_t = 0.0, double ridge_beta = 0.0,
+                               bool certificate = false, const FrameOptions& = {});
+
+}  // namespace arrowschur

@@ -1,0 +1,124 @@
+#include "backend/device_factors.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "backend/device_loader.hpp"
+
+namespace arrowschur::device {
+
+std::size_t byte_budget(const Table& table, std::optional<Index> limit, std::size_t held) {
+  if (limit) return static_cast<std::size_t>(*limit);
+  std::size_t available = 0;
+  require(table, table.free_memory(&available), "free_memory");
+  const auto total = static_cast<std::size_t>(runtime().info.facts->total_bytes);
+  return std::min(available + held, total / 2);
+}
+
+std::shared_ptr<DeviceFactor> FactorCache::find(double ridge_t, double ridge_beta) {
+  const auto at = std::find_if(factors_.begin(), factors_.end(),
+                               [&](const auto& factor) { return factor->at(ridge_t, ridge_beta); });
+  if (at == factors_.end()) return nullptr;
+  std::rotate(factors_.begin(), at, at + 1);
+  return factors_.front();
+}
+
+std::shared_ptr<RowPart> FactorCache::rows_at(double ridge_t) const {
+  for (const auto& factor : factors_) {
+    const RowPart& rows = *factor->rows();
+    if (rows.built && rows.keeps_s0 && rows.ridge_t == ridge_t) return factor->rows();
+  }
+  // A border that has failed leaves its rows behind, for the next ridge_beta.
+  if (spare_ && spare_->rows()->built && spare_->rows()->keeps_s0 && spare_->rows()->ridge_t == ridge_t) {
+    return spare_->rows();
+  }
+  return nullptr;
+}
+
+std::size_t FactorCache::bytes() const noexcept {
+  std::size_t sum = 0;
+  std::vector<const RowPart*> seen;
+  const auto add = [&](const DeviceFactor& factor) {
+    sum += factor.bytes();
+    if (std::find(seen.begin(), seen.end(), factor.rows().get()) != seen.end()) return;
+    seen.push_back(factor.rows().get());
+    sum += factor.rows()->memory.bytes();
+  };
+  for (const auto& factor : factors_) add(*factor);
+  if (spare_) add(*spare_);
+  return sum;
+}
+
+void FactorCache::clear() noexcept {
+  factors_.clear();
+  spare_.reset();
+}
+
+// Before a factor is built, so that no more are held at any time than may be kept.
+void FactorCache::make_room(std::size_t wanted) {
+  const auto drop_last = [&] {
+    spare_ = factors_.back().use_count() == 1 ? std::move(factors_.back()) : nullptr;
+    factors_.pop_back();
+  };
+  const auto entries = static_cast<std::size_t>(std::max<Index>(entries_, 1));
+  while (factors_.size() >= entries) drop_last();
+  // The memory of a spare one is what the new one takes.
+  while (!spare_ && !factors_.empty()) {
+    const std::size_t held = system_.bytes() + bytes();
+    if (held + wanted <= byte_budget(system_.lane().table(), memory_limit_, held)) return;
+    drop_last();
+  }
+}
+
+void FactorCache::require_room(std::size_t bytes_wanted) {
+  const std::size_t held = system_.bytes() + bytes();
+  const std::size_t budget = byte_budget(system_.lane().table(), memory_limit_, held);
+  if (held + bytes_wanted > budget) {
+    throw OutOfMemory(std::to_string(held + bytes_wanted) + " bytes needed, " + std::to_string(budget) + " allowed");
+  }
+}
+
+// A factor with room for everything at this ridge_t: rows of another factor where there are such, the memory of one that
+// has gone where there is one.
+std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t) {
+  const std::shared_ptr<RowPart> shared = rows_at(ridge_t);
+  const std::size_t border = DeviceFactor::bytes(system_), rows = RowPart::bytes(system_, true);
+  make_room(border + (shared ? 0 : rows));
+  std::shared_ptr<DeviceFactor> place = std::exchange(spare_, nullptr);
+  if (place && place->rows() == shared) return place;
+  if (place && shared) {
+    place->take_rows(system_, shared);
+    return place;
+  }
+  if (shared) {
+    require_room(border);
+    return std::make_shared<DeviceFactor>(system_, shared);
+  }
+  // Rows that a kept factor shares stay with it.
+  if (place && place->rows().use_count() == 1) return place;
+  const std::size_t held = system_.bytes() + bytes() + (place ? place->bytes() : border);
+  const bool keep = held + rows <= byte_budget(system_.lane().table(), memory_limit_, held);
+  if (!keep) require_room((place ? 0 : border) + RowPart::bytes(system_, false));
+  auto own = std::make_shared<RowPart>(system_, keep);
+  if (!place) return std::make_shared<DeviceFactor>(system_, std::move(own));
+  place->take_rows(system_, std::move(own));
+  return place;
+}
+
+FactorAnswer FactorCache::get(double ridge_t, double ridge_beta) {
+  FactorAnswer answer;
+  if (entries_ == 0 && !factors_.empty()) make_room(0);
+  if ((answer.factor = find(ridge_t, ridge_beta)) != nullptr) return answer;
+  std::shared_ptr<DeviceFactor> factor = place_for(ridge_t);
+  answer.failure = factor->build(system_, ridge_t, ridge_beta);
+  if (answer.failure) {
+    spare_ = std::move(factor);
+    return answer;
+  }
+  answer.made = true;
+  factors_.insert(factors_.begin(), factor);
+  answer.factor = std::move(factor);
+  return answer;
+}
+
+}  // namespace arrowschur::device

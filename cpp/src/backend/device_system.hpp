@@ -1,0 +1,70 @@
+// The blocks of a system on the device, without ridges, as they were handed over: uploaded once, read by every stage.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "arrowschur/system.hpp"
+#include "backend/device_border.hpp"
+#include "backend/device_memory.hpp"
+
+namespace arrowschur::device {
+
+// What keeps a system off the device, whatever device it is.
+struct Unsupported {
+  bool needs_dense_system = false;  // it lives in callbacks or in a form that the dense route has no arrays of
+  bool had_border_operator = false, had_cross_operator = false;
+  const char* what = "";
+  [[noreturn]] void raise() const;  // UnsupportedConfiguration
+};
+std::optional<Unsupported> unsupported(const ArrowSystem&);
+
+class DeviceSystem {
+ public:
+  // The system must be supported, and outlive the call only.
+  DeviceSystem(Lane&, const ArrowSystem&, bool full_inverse);
+  DeviceSystem(const DeviceSystem&) = delete;
+  DeviceSystem& operator=(const DeviceSystem&) = delete;
+
+  // Other numbers in the same places. InvalidArgument when a shape differs, before anything is touched.
+  void refresh(const ArrowSystem&);
+
+  const ArrowschurDeviceSystem* view() const noexcept { return &view_; }
+  Lane& lane() const noexcept { return lane_; }
+  Index n() const noexcept { return n_; }
+  Index total_dim() const noexcept { return view_.total; }
+  Index k() const noexcept { return view_.k; }
+  Index size() const noexcept { return view_.total + view_.k; }  // of a vector
+  Index row_entries() const noexcept { return row_entries_; }  // sum d^2
+  Index max_dim() const noexcept;
+  bool full_inverse() const noexcept { return full_inverse_; }
+  std::size_t inverse_bytes() const noexcept { return sizes_.inverse; }
+  void* workspace() const noexcept { return memory_.at<std::byte>(workspace_); }
+  std::size_t bytes() const noexcept { return memory_.bytes(); }
+
+ private:
+  void describe(const ArrowSystem&);
+  void place();
+  void copy(const ArrowSystem&);
+
+  Lane& lane_;
+  bool full_inverse_;
+  ArrowschurDeviceSystem view_{};
+  std::vector<ArrowschurDeviceRows> rows_;
+  // line, entry and row of each group in turn, at `index_at_`; empty for uniform rows
+  std::vector<std::vector<Index>> index_;
+  std::vector<std::size_t> index_at_;
+  std::vector<Index> row_dims_;
+  BorderForm border_;
+  Index n_ = 0;  // rows; those without unknowns are not the device's
+  Index row_entries_ = 0;
+  ArrowschurDeviceSizes sizes_{};
+  Memory memory_;
+  std::size_t a_ = 0, b_ = 0, m_ = 0, workspace_ = 0;
+};
+
+// Bytes that the blocks take on the device, for a choice among routes: no device is asked.
+Index system_bytes(const ArrowSystem&);
+
+}  // namespace arrowschur::device

@@ -1,0 +1,115 @@
+#include "backend/resident_device.hpp"
+
+#include <cstring>
+
+namespace arrowschur::device {
+namespace {
+
+// Capability and memory before any work: nothing has been touched when this throws.
+LaneLease lane_for(const ArrowSystem& s, std::optional<Index> limit, int vectors) {
+  LaneLease lane = lease_lane();
+  if (const auto no = unsupported(s)) no->raise();
+  const std::size_t vector = aligned(static_cast<std::size_t>(s.total_dim() + s.k()) * sizeof(double));
+  const std::size_t needed = static_cast<std::size_t>(system_bytes(s)) + static_cast<std::size_t>(vectors) * vector;
+  const std::size_t budget = byte_budget(lane->table(), limit, 0);
+  if (needed > budget) {
+    throw OutOfMemory(std::to_string(needed) + " bytes needed for the blocks, " + std::to_string(budget) + " allowed");
+  }
+  return lane;
+}
+
+}  // namespace
+
+ResidentDevice::ResidentDevice(const ArrowSystem& s, std::optional<Index> memory_limit, int vectors, bool full_inverse)
+    : lane_(lane_for(s, memory_limit, vectors)), system_(*lane_, s, full_inverse), factors_(system_) {
+  const std::size_t bytes = static_cast<std::size_t>(size()) * sizeof(double);
+  stride_ = aligned(bytes);
+  record_ = stride_ * static_cast<std::size_t>(vectors);
+  vectors_ = Memory(*lane_, record_ + 2 * aligned(Lane::kRecord));
+  lane_->reserve_vectors(bytes);
+  factors_.configure(SolveOptions{}.frame_cache_entries, memory_limit);
+  lane_->synchronize();  // the blocks are there: what is told of this binding is complete
+}
+
+void ResidentDevice::queue_step(const DeviceFactor& factor, const double* g, double* x) {
+  const auto* s = system_.view();
+  void *const workspace = system_.workspace(), *const stream = lane_->stream();
+  lane_->require(table().reduce_rhs(s, factor.view(), g, x, workspace, stream), "reduce_rhs");
+  lane_->require(table().border_solve(s, factor.view(), border_part(x), workspace, stream), "border_solve");
+  lane_->require(table().expand(s, factor.view(), x, workspace, stream), "expand");
+}
+
+void ResidentDevice::queue_product(const double* z, double* q) {
+  lane_->require(table().apply_h(system_.view(), z, q, system_.workspace(), lane_->stream()), "apply_h");
+}
+
+void ResidentDevice::queue_sum(Index size, std::span<const double> coefficients, std::span<const double* const> inputs,
+                               double* out) {
+  if (size == 0) return;
+  lane_->require(table().combine(size, static_cast<std::int32_t>(inputs.size()), coefficients.data(), inputs.data(),
+                                 out, lane_->stream()),
+                 "combine");
+}
+
+void ResidentDevice::queue_sum(std::span<const double> coefficients, std::span<const double* const> inputs,
+                               double* out) {
+  queue_sum(size(), coefficients, inputs, out);
+}
+
+void ResidentDevice::solve(DeviceFactor& factor, const Column& c) {
+  const Index total = system_.total_dim(), k = system_.k();
+  double* const in = lane_->vector_in();
+  for (Index i = 0; i < total; ++i) in[i] = c.sign * c.w_t[i * c.stride];
+  for (Index j = 0; j < k; ++j) in[total + j] = c.sign * c.w_beta[j * c.stride];
+  factor.step_graph().run(*lane_, factor.graph_key(), [&] {
+    const std::size_t bytes = static_cast<std::size_t>(size()) * sizeof(double);
+    if (bytes == 0) return;
+    lane_->require(table().copy_to_device(vector(kG), in, bytes, lane_->stream()), "copy_to_device");
+    queue_step(factor, vector(kG), vector(kX));
+    lane_->require(table().copy_to_host(lane_->vector_out(), vector(kX), bytes, lane_->stream()), "copy_to_host");
+  });
+  lane_->synchronize();
+  const double* const out = lane_->vector_out();
+  for (Index i = 0; i < total; ++i) c.x_t[i * c.stride] = out[i];
+  for (Index j = 0; j < k; ++j) c.x_beta[j * c.stride] = out[total + j];
+}
+
+double ResidentDevice::certificate(const DeviceFactor& factor) {
+  double* const x = vector(kX);
+  double* const g = vector(kG);
+  double* const q = vector(kQ);
+  auto* const norms = vectors_.at<double>(record_ + aligned(Lane::kRecord));  // of H, x, g and the residual
+  void *const workspace = system_.workspace(), *const stream = lane_->stream();
+  if (factor.ridge_t() != norm_ridge_t_ || factor.ridge_beta() != norm_ridge_beta_) {
+    lane_->require(table().norm_h(system_.view(), factor.ridge_t(), factor.ridge_beta(), norms, workspace, stream),
+                   "norm_h");
+  }
+  lane_->require(table().norm_inf(size(), x, norms + 1, workspace, stream), "norm_inf");
+  lane_->require(table().norm_inf(size(), g, norms + 2, workspace, stream), "norm_inf");
+  queue_product(x, q);
+  const Index total = system_.total_dim(), k = system_.k();
+  const double row_coefficients[] = {1.0, factor.ridge_t(), 1.0};
+  const double border_coefficients[] = {1.0, factor.ridge_beta(), 1.0};
+  const double* const row_inputs[] = {q, x, g};
+  const double* const border_inputs[] = {border_part(q), border_part(x), border_part(g)};
+  queue_sum(total, row_coefficients, row_inputs, q);
+  queue_sum(k, border_coefficients, border_inputs, border_part(q));
+  lane_->require(table().norm_inf(size(), q, norms + 3, workspace, stream), "norm_inf");
+  double host[4];
+  lane_->require(table().copy_to_host(lane_->record(), norms, sizeof host, stream), "copy_to_host");
+  lane_->synchronize();
+  std::memcpy(host, lane_->record(), sizeof host);
+  norm_ridge_t_ = factor.ridge_t();
+  norm_ridge_beta_ = factor.ridge_beta();
+  const double scale = host[0] * host[1] + host[2];
+  return scale == 0.0 ? host[3] : host[3] / scale;
+}
+
+void ResidentDevice::refresh(const ArrowSystem& s) {
+  system_.refresh(s);
+  factors_.clear();
+  norm_ridge_t_ = norm_ridge_beta_ = -1.0;
+  lane_->synchronize();
+}
+
+}  // namespace arrowschur::device

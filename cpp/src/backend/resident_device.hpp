@@ -1,0 +1,63 @@
+// A system that lives on the device: its lane, its blocks, its factors, and the vectors that solves work on. What frames,
+// resident workspaces and one-shot steps have in common.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "backend/device_factors.hpp"
+
+namespace arrowschur::device {
+
+// Thread safety: one thread at a time.
+class ResidentDevice {
+ public:
+  // Uploads the blocks. `vectors`: how many of T + k entries the owner works on. Throws DeviceUnavailableError (no device;
+  // memory), UnsupportedConfiguration, DeviceError.
+  ResidentDevice(const ArrowSystem&, std::optional<Index> memory_limit, int vectors, bool full_inverse = false);
+
+  Lane& lane() noexcept { return *lane_; }
+  const Table& table() const noexcept { return lane_->table(); }
+  DeviceSystem& system() noexcept { return system_; }
+  FactorCache& factors() noexcept { return factors_; }
+  Index size() const noexcept { return system_.size(); }
+  // Vectors of a solve and its certificate are the first three; what else an owner needs follows.
+  static constexpr int kSolveVectors = 3;
+  double* vector(int which) const noexcept { return vectors_.at<double>(static_cast<std::size_t>(which) * stride_); }
+  double* border_part(double* x) const noexcept { return x + system_.total_dim(); }
+  void* record() const noexcept { return vectors_.at<void>(record_); }  // Lane::kRecord bytes
+  std::size_t bytes() const noexcept { return system_.bytes() + vectors_.bytes() + factors_.bytes(); }
+
+  // Work queued on the lane. Nothing is allocated and nothing waited for.
+  void queue_step(const DeviceFactor&, const double* g, double* x);  // x = -(H + ridges)^-1 g
+  void queue_product(const double* z, double* q);  // q = H z
+  void queue_sum(std::span<const double> coefficients, std::span<const double* const> inputs, double* out);
+  void queue_sum(Index size, std::span<const double> coefficients, std::span<const double* const> inputs, double* out);
+
+  // x = -sign (H + ridges)^-1 (w_t, w_beta) for one vector, by a graph from the second time on: up, solved, down, one wait.
+  // w_t and x_t may be strided columns of [T, m] arrays, w_beta and x_beta of [k, m].
+  struct Column {
+    const double *w_t = nullptr, *w_beta = nullptr;
+    double *x_t = nullptr, *x_beta = nullptr;
+    Index stride = 1;
+    double sign = 1.0;
+  };
+  void solve(DeviceFactor&, const Column&);
+
+  void refresh(const ArrowSystem&);  // other numbers, same shapes; no factor survives
+
+  // |Hx + g|_inf / (|H|_inf |x|_inf + |g|_inf) of the step that was solved last, H with the factor's ridges.
+  double certificate(const DeviceFactor&);
+
+ private:
+  static constexpr int kG = 0, kX = 1, kQ = 2;
+
+  LaneLease lane_;
+  DeviceSystem system_;
+  FactorCache factors_;
+  std::size_t stride_ = 0, record_ = 0;  // bytes
+  Memory vectors_;
+  double norm_ridge_t_ = -1.0, norm_ridge_beta_ = -1.0;  // of the |H + ridges|_inf that the device holds; -1: none
+};
+
+}  // namespace arrowschur::device

@@ -1,0 +1,181 @@
+#include "newton/workspace_device.hpp"
+
+#include <atomic>
+#include <utility>
+
+#include "arrowschur/policy.hpp"
+#include "backend/device_loader.hpp"
+#include "newton/inner_loop.hpp"
+#include "newton/reupload_provider.hpp"
+#include "plan/time_model.hpp"
+#include "telemetry.hpp"
+
+namespace arrowschur::newton {
+namespace {
+
+std::atomic<int> g_faults{0};
+
+constexpr const char* kUnbound = "not bound yet: the first call that runs on a device binds it";
+constexpr const char* kBelowGates = "too few rows for small_batched_potrf and too small for gemm, under every policy";
+
+void fill_account(InnerFit& fit, const device::Table& table, const char* path) {
+  // The path is that of the accepted work: a fit that began at its minimum has done none.
+  if (fit.accepted_iterations == 0) return;
+  const device::Account account = device::account_of(table, path);
+  fit.execution_path = account.execution_path;
+  fit.backend = account.backend;
+  fit.unproven_path = account.unproven_path;
+}
+
+}  // namespace
+
+void note_device_fault() noexcept { g_faults.fetch_add(1, std::memory_order_relaxed); }
+bool device_is_given_up() noexcept { return g_faults.load(std::memory_order_relaxed) >= 2; }
+
+// Blocks and one factor, W as large as B, S_0 and S.
+Index device_bytes_of_a_fit(const ArrowSystem& s) {
+  const Index numbers = s.total_dim() * s.k() + 2 * s.k() * (s.k() + 15) + 8 * (s.total_dim() + s.k());
+  return device::system_bytes(s) + static_cast<Index>(sizeof(double)) * numbers;
+}
+
+Index device_budget(const SolveOptions& options) {
+  const device::Table* table = device::table_if_available();
+  return table == nullptr ? 0 : static_cast<Index>(device::byte_budget(*table, options.device_memory_limit, 0));
+}
+
+std::string WorkspaceDevice::reason() const {
+  if (!reason_.empty()) return reason_;
+  if (!device::backend_is_there()) return device::kNoBackend;
+  if (const auto no = device::unsupported(system_)) return no->what;
+  return kUnbound;
+}
+
+void WorkspaceDevice::release() noexcept {
+  if (!provider_) return;
+  if (device::handles_are_valid()) {
+    Telemetry ignored;
+    count(ignored);
+  }
+  provider_.reset();
+  own_gradient_there_ = false;
+}
+
+const char* WorkspaceDevice::obstacle(const SolveOptions& options) const {
+  if (const auto no = device::unsupported(system_)) return no->what;
+  if (options.mode == Mode::low_rank || options.mode == Mode::inexact_pcg) return "only mode='direct' runs on a device";
+  if (options.precision != Precision::float64) return "only precision='float64' runs on a device";
+  return nullptr;
+}
+
+bool WorkspaceDevice::admissible() const {
+  const auto size = [](Index i) { return static_cast<policy::Size>(i); };
+  const policy::Operation rows{policy::OperationKind::small_batched_potrf, {size(shape_.d), size(shape_.n)}};
+  const policy::Operation product{policy::OperationKind::gemm, {size(shape_.p), size(shape_.p), size(shape_.basis())}};
+  return policy::admissible_under_any_policy(rows) || policy::admissible_under_any_policy(product);
+}
+
+double WorkspaceDevice::seconds(const SolveOptions& options, const MachineProfile& profile) const {
+  const policy::CostShape shape =
+      policy::dense_shape(static_cast<double>(shape_.n), static_cast<double>(shape_.d), static_cast<double>(shape_.p),
+                          static_cast<double>(device::border_form(system_.border()).entries));
+  policy::RouteTime time = policy::direct_time(shape, profile);
+  if (bound()) time.up = 0.0;  // the data are there
+  return time.total(static_cast<double>(options.expected_solves));
+}
+
+void WorkspaceDevice::require(const SolveOptions& options) const {
+  device::table();
+  if (const auto no = device::unsupported(system_)) no->raise();
+  if (const char* why = obstacle(options)) throw UnsupportedConfiguration(why, "device", "use device='off'");
+  if (!admissible()) throw DeviceUnavailableError(std::string("below_threshold: ") + kBelowGates);
+}
+
+DeviceProvider& WorkspaceDevice::bind(const SolveOptions& options) {
+  if (!device::handles_are_valid()) release();  // bound in the parent of this process
+  if (!provider_) {
+    try {
+      provider_.emplace(system_, options.device_memory_limit);
+      reason_.clear();
+    } catch (const ArrowError& error) {
+      reason_ = error.what();
+      throw;
+    }
+  }
+  provider_->resident().factors().configure(options.frame_cache_entries, options.device_memory_limit);
+  return *provider_;
+}
+
+void WorkspaceDevice::count(Telemetry& call) {
+  Telemetry work = provider_->resident().lane().take_telemetry();
+  work.factorizations = work.frame_builds = provider_->take_builds();
+  telemetry::count(call, work);
+}
+
+// The counters belong to the call, however it ends. After a fault nothing on the device is trusted.
+template <class Work>
+void WorkspaceDevice::guarded(Telemetry& call, Work&& work) {
+  try {
+    work();
+  } catch (const DeviceError& error) {
+    if (provider_) count(call);
+    release();
+    reason_ = error.what();
+    throw;
+  } catch (...) {
+    if (provider_) count(call);
+    throw;
+  }
+  count(call);
+}
+
+InnerFit WorkspaceDevice::fit(const Gradient& g, bool own, double objective_at_zero, const InnerOptions& options) {
+  InnerFit fit;
+  Telemetry call;
+  guarded(call, [&] {
+    DeviceProvider& provider = bind(options.solve);
+    if (own && std::exchange(own_gradient_there_, own)) provider.keep_gradient();
+    own_gradient_there_ = own;
+    fit = run_inner_loop(provider, g.t, g.beta, objective_at_zero, options);
+    fill_account(fit, provider.resident().table(), "gpu-resident-full");
+    if (options.solve.frame_cache_entries == 0) provider.resident().factors().clear();
+  });
+  fit.telemetry = std::move(call);
+  return fit;
+}
+
+InnerFit WorkspaceDevice::reupload_fit(const Gradient& g, double objective_at_zero, const InnerOptions& options) {
+  ReuploadProvider provider(system_, options.solve.device_memory_limit);
+  InnerFit fit;
+  Telemetry call;
+  try {
+    fit = run_inner_loop(provider, g.t, g.beta, objective_at_zero, options);
+  } catch (...) {
+    telemetry::count(call, provider.take_telemetry());
+    throw;
+  }
+  fill_account(fit, device::table(), "gpu-reupload");
+  telemetry::count(fit.telemetry, provider.take_telemetry());
+  return fit;
+}
+
+void WorkspaceDevice::step(const Gradient& own, double ridge_t, double ridge_beta, InnerStep& step) {
+  Telemetry call;
+  guarded(call, [&] {
+    DeviceProvider& provider = bind({});
+    const device::FactorAnswer answer = provider.factor(ridge_t, ridge_beta);
+    if (answer.failure) answer.failure->raise();
+    step.delta_t.resize(own.t.size());
+    step.delta_beta.resize(own.beta.size());
+    provider.resident().solve(*answer.factor,
+                              {own.t.data(), own.beta.data(), step.delta_t.data(), step.delta_beta.data()});
+    step.certificate = provider.resident().certificate(*answer.factor);
+    step.log_det_hessian = answer.factor->log_det();
+    const device::Account account = device::account_of(provider.resident().table(), "gpu-resident-linearization");
+    step.execution_path = account.execution_path;
+    step.backend = account.backend;
+    step.unproven_path = account.unproven_path;
+  });
+  step.telemetry = std::move(call);
+}
+
+}  // namespace arrowschur::newton

@@ -1,0 +1,100 @@
+// How work is cut into blocks: pure functions of the shape, so that results depend on nothing else. Tests hold them to the
+// limits of compute capability 8.0.
+#pragma once
+
+#include <initializer_list>
+
+#include "backend/device_api.h"
+#include "kernel.hpp"
+
+namespace arrowschur::kernels {
+
+// ---- limits that every supported device has ---------------------------------------------------------------------------
+inline constexpr std::int64_t kMostBlocks = 2147483647;  // of a grid
+inline constexpr std::size_t kMostSharedDoubles = 49152 / 8;  // of a block, without asking for more
+
+// ---- depths: kernels are compiled for these, and one serves the depths down to the next smaller -----------------------
+inline constexpr int kDepths[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32};
+inline constexpr int kExactDepths = 8;  // up to here a kernel serves its own depth only, in registers
+
+template <int kIndex = 0, class F>
+int with_depth(int d, F&& f) {
+  if constexpr (kIndex + 1 < static_cast<int>(sizeof kDepths / sizeof *kDepths)) {
+    if (d > kDepths[kIndex]) return with_depth<kIndex + 1>(d, f);
+  }
+  return f.template operator()<kDepths[kIndex]>();
+}
+
+// ---- products with the stacked T x k matrix: tiles of columns, chunks of lines ------------------------------------------
+inline constexpr int kTileThreads = 128;
+inline constexpr std::int64_t kTileColumns = 2 * kTileThreads;  // each thread has two neighbours
+inline constexpr int kSublines = 16;  // lines between two reductions over a tile's columns
+
+struct Tiling {
+  std::int64_t lines, k;
+  std::int64_t tiles;  // of columns
+  std::int64_t chunks;  // of lines
+  std::int64_t lines_per_chunk;  // a multiple of kSublines
+
+  ARROWSCHUR_HD std::int64_t begin(std::int64_t chunk) const { return chunk * lines_per_chunk; }
+  ARROWSCHUR_HD std::int64_t end(std::int64_t chunk) const { return smaller(lines, begin(chunk) + lines_per_chunk); }
+};
+
+// Chunks of at least 32 lines: their partial sums are then at most 1/32 of the matrix. About 2048 blocks in all are
+// several waves on the largest device.
+constexpr Tiling tiling_of(std::int64_t lines, std::int64_t k) {
+  const std::int64_t tiles = ceil_div(k, kTileColumns);
+  if (lines == 0 || tiles == 0) return {lines, k, tiles, 0, kSublines};
+  const std::int64_t wanted = larger(1, 2048 / tiles);
+  const std::int64_t each = larger(32, ceil_div(ceil_div(lines, wanted), kSublines) * kSublines);
+  return {lines, k, tiles, ceil_div(lines, each), each};
+}
+
+// ---- sums over a vector -------------------------------------------------------------------------------------------------
+inline constexpr int kVectorThreads = 256;
+struct Pieces {
+  std::int64_t count, length;
+};
+ARROWSCHUR_HD constexpr Pieces pieces_of(std::int64_t size) {
+  const std::int64_t count = larger(1, smaller(256, ceil_div(size, 4 * kVectorThreads)));
+  return {count, ceil_div(size, count)};
+}
+
+// ---- the border -----------------------------------------------------------------------------------------------------------
+inline constexpr int kDiagonal = 128;  // size of the diagonal blocks of L_S that are inverted
+constexpr std::int64_t padded(std::int64_t k) { return ceil_div(k, 16) * 16; }  // leading dimension
+constexpr std::int64_t diagonal_blocks(std::int64_t k) { return ceil_div(k, kDiagonal); }
+
+constexpr std::int64_t inverse_doubles(std::int64_t k, bool full) {
+  return full ? padded(k) * k : diagonal_blocks(k) * kDiagonal * kDiagonal;
+}
+
+// ---- workspace ------------------------------------------------------------------------------------------------------------
+// In doubles, of the kernels' own stages; every stage has all of it.
+
+// Partial sums of columns and of lines of products with B, a dense border stacked below it or not (apply_h.hpp).
+constexpr std::int64_t product_doubles(std::int64_t total, std::int64_t k) {
+  std::int64_t most = 0;
+  for (const std::int64_t lines : {total, total + k}) {
+    const Tiling tiling = tiling_of(lines, k);
+    most = larger(most, tiling.chunks * k + tiling.tiles * lines);
+  }
+  return most;
+}
+constexpr std::int64_t vector_doubles(std::int64_t size) { return 8 * pieces_of(size).count; }
+constexpr std::int64_t workspace_doubles(std::int64_t total, std::int64_t k) {
+  const std::int64_t product = product_doubles(total, k) + total + k;  // norm_h: and its line sums
+  const std::int64_t triangle = diagonal_blocks(k) * diagonal_blocks(k) * kDiagonal + k;  // the full inverse's
+  return larger(product, triangle) + vector_doubles(total + k);
+}
+
+// What is supported: depths with a kernel, grids and 64-bit products that cannot overflow.
+constexpr bool fits(std::int64_t lines, std::int64_t k, std::int64_t n) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;  // entries of a matrix: 8 TiB
+  if (lines < 0 || k < 0 || n < 0 || lines > kMost || k > kMost || n > kMost) return false;
+  if (k > 0 && (lines > kMost / k || k > kMost / k)) return false;
+  const std::int64_t tiles = larger(1, ceil_div(k, kTileColumns));
+  return n <= kMostBlocks / tiles && tiles * k <= kMostBlocks;
+}
+
+}  // namespace arrowschur::kernels

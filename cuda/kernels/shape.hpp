@@ -1,0 +1,42 @@
+// Which shapes are supported, and what they take. On the host.
+#pragma once
+
+#include "geometry.hpp"
+
+namespace arrowschur::kernels {
+
+// What is wrong with a system; null where nothing is.
+inline const char* complaint(const ArrowschurDeviceSystem& s) {
+  if (!fits(s.total, s.k, s.n)) return "the shape is larger than the backend's indices";
+  if (s.groups < 0 || (s.groups > 0 && s.rows == nullptr)) return "groups without rows";
+  std::int64_t n = 0, total = 0;
+  for (int group = 0; group < s.groups; ++group) {
+    const ArrowschurDeviceRows& rows = s.rows[group];
+    if (rows.d < 1 || rows.d > ARROWSCHUR_DEVICE_MAX_DEPTH) return "a depth that has no kernel";
+    if (rows.n < 1 || rows.n > s.n) return "a group without rows";
+    n += rows.n, total += rows.n * rows.d;
+  }
+  if (n != s.n || total != s.total) return "the groups are not the rows";
+  switch (s.border_form) {
+    case ARROWSCHUR_BORDER_DENSE:
+      return nullptr;
+    case ARROWSCHUR_BORDER_BANDED:
+      return s.border_width < 0 ? "a negative bandwidth" : nullptr;
+    case ARROWSCHUR_BORDER_BLOCKS:
+      return s.border_width < 1 || s.k % s.border_width != 0 ? "border blocks that do not divide the border" : nullptr;
+    default:
+      return "an unknown form of the border";
+  }
+}
+
+// Workspace of a system: the kernels' or the border factorization's, an int for its verdict and what the library takes.
+inline constexpr std::size_t kInfoBytes = 256;
+constexpr std::size_t workspace_bytes(std::int64_t total, std::int64_t k, std::size_t library_bytes) {
+  const auto own = static_cast<std::size_t>(workspace_doubles(total, k)) * sizeof(double);
+  return own > kInfoBytes + library_bytes ? own : kInfoBytes + library_bytes;
+}
+constexpr std::size_t inverse_bytes(std::int64_t k, bool full) {
+  return static_cast<std::size_t>(inverse_doubles(k, full)) * sizeof(double);
+}
+
+}  // namespace arrowschur::kernels

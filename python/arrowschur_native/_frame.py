@@ -1,0 +1,495 @@
+"""Frames: factors that stay on a device between solves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from . import _core
+from ._arrays import Array, describe, float64_array
+from ._errors import InvalidArgument, UnsupportedConfiguration
+from ._options import _boolean, _integer
+from ._results import _Printed
+from ._shapes import border_vector, row_shapes, row_vector
+from ._system import ArrowSystem, system_handle
+from ._telemetry import Telemetry
+
+__all__ = ["ArrowFrame", "BaseArrowFrame", "FrameFactors", "FrameStep", "newton_step_reupload"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FrameStep(_Printed):
+    """A step that a device has computed.
+
+    Attributes
+    ----------
+    delta_t : ndarray, shape of the row gradient, float64
+    delta_beta : ndarray, (k,), float64
+        `-(H + ridges)^-1 g`.
+    log_det_hessian : float
+        `log det(H + ridges)`.
+    ridge_t, ridge_beta : float
+    certificate : float
+        Normwise backward error; NaN unless it was asked for.
+    execution_path : str
+        `'gpu-resident-linearization'` or `'gpu-reupload'`.
+    backend : str
+        `'cuda'`.
+    unproven_path : str
+        Empty, but for results of a stand-in for a device in tests, whose `execution_path` is `'cpu'`: the path that it
+        stood for.
+    telemetry : Telemetry
+        Counters of this call.
+    """
+
+    delta_t: Array
+    delta_beta: Array
+    log_det_hessian: float
+    ridge_t: float
+    ridge_beta: float
+    certificate: float
+    execution_path: str
+    backend: str
+    unproven_path: str
+    telemetry: Telemetry
+
+    @property
+    def used_device(self) -> bool:
+        """Whether the step ran on a device."""
+        return self.execution_path != "cpu"
+
+
+def _step(values: dict[str, Any]) -> FrameStep:
+    return FrameStep(**{**values, "telemetry": Telemetry(**values["telemetry"])})
+
+
+def _check_route(route: Any, storage: Any) -> None:
+    if route not in ("auto", "direct"):
+        raise UnsupportedConfiguration(feature=f"route={route!r:.40}", route="a frame", hint="use 'auto' or 'direct'")
+    if storage != "float64":
+        raise UnsupportedConfiguration(feature=f"storage={storage!r:.40}", route="a frame", hint="use 'float64'")
+
+
+def _limit(value: Any) -> int | None:
+    _integer("device_memory_limit", value, 0, optional=True)
+    return None if value is None else int(value)
+
+
+def _gradient(system: ArrowSystem, g_t: Any, g_beta: Any) -> tuple[Array | None, Array | None]:
+    if (g_t is None) != (g_beta is None):
+        missing = "g_t" if g_t is None else "g_beta"
+        raise InvalidArgument(argument=missing, got="None", expected="both gradients, or neither")
+    if g_t is None:
+        return None, None
+    return row_vector(system, g_t, "g_t"), border_vector(system, g_beta, "g_beta")
+
+
+class ArrowFrame:
+    """The factors of `H + ridges` at one pair of ridges, on a device. Made by `build`.
+
+    .. code-block:: text
+
+        A_i = L_i L_i'     W_i = L_i^-1 B_i     S = M - W'W = L_S L_S'
+
+    `L`, `W` and `L_S` stay on the device. A step sends `T + k` numbers, gets as many back, and factors nothing.
+
+    Attributes
+    ----------
+    system : ArrowSystem
+        What it was built from.
+    ridge_t, ridge_beta : float
+    log_det_hessian : float
+        `log det(H + ridges)`.
+    device_bytes : int
+        Held on the device.
+    telemetry : Telemetry
+        Counters since it was built, the build included.
+
+    Notes
+    -----
+    There is no frame without a device: `build` raises `DeviceUnavailableError`. Calls on one frame wait for each other;
+    distinct frames run at the same time. Rows are never lifted. Every method releases the GIL. Equal inputs give equal
+    bits, and those of `newton_step_reupload`.
+    """
+
+    __slots__ = ("_handle", "system")
+    system: ArrowSystem
+    _handle: _core.ArrowFrame
+
+    def __init__(self) -> None:
+        raise TypeError("ArrowFrame is made by ArrowFrame.build(system)")
+
+    @classmethod
+    def build(
+        cls,
+        system: ArrowSystem,
+        ridge_t: float = 0.0,
+        ridge_beta: float = 0.0,
+        *,
+        route: str = "auto",
+        storage: str = "float64",
+        expected_solves: int = 8,
+        border_inverse: str = "blocks",
+        device_memory_limit: int | None = None,
+    ) -> ArrowFrame:
+        """Upload a system once and factor it on the device.
+
+        Parameters
+        ----------
+        system : ArrowSystem
+            With a dense cross block, a border without callbacks, and rows of at most 32 unknowns. Diagonal, banded and
+            block-diagonal borders travel in their own form.
+        ridge_t, ridge_beta : float, default 0
+            Finite, >= 0.
+        route : {'auto', 'direct'}, default 'auto'
+        storage : {'float64'}, default 'float64'
+        expected_solves : int, default 8
+            What `border_inverse='auto'` weighs, >= 1.
+        border_inverse : {'blocks', 'full', 'auto'}, default 'blocks'
+            Invert the diagonal blocks of `L_S`, or all of it: `k^3 / 3` flops more per build for solves without a chain
+            of dependent blocks. `'auto'`: all of it where `expected_solves` are predicted to pay for that. The rounding
+            of the two differs.
+        device_memory_limit : int, optional
+            Bytes; None: what is free, at most half of the device.
+
+        Returns
+        -------
+        ArrowFrame
+
+        Raises
+        ------
+        DeviceUnavailableError
+            There is no device, or not enough memory on it.
+        UnsupportedConfiguration
+            The system has no dense form that a device takes.
+        RowFactorError, SchurFactorError
+            The operator is not positive definite. The `suggested_ridge` of a row counts its coupling to the border.
+        DeviceError
+            The device failed.
+        """
+        handle = system_handle(system)
+        _check_route(route, storage)
+        _integer("expected_solves", expected_solves, 1)
+        frame = cls.__new__(cls)
+        limit = _limit(device_memory_limit)
+        core = _core.ArrowFrame.build(handle, ridge_t, ridge_beta, int(expected_solves), border_inverse, limit)
+        object.__setattr__(frame, "_handle", core)
+        object.__setattr__(frame, "system", system)
+        return frame
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"ArrowFrame is immutable: cannot set {name!r}")
+
+    def __repr__(self) -> str:
+        return f"ArrowFrame({self.system!r}, ridge_t={self.ridge_t:.6g}, ridge_beta={self.ridge_beta:.6g})"
+
+    @property
+    def ridge_t(self) -> float:
+        """Ridge of the rows."""
+        return self._handle.ridge_t
+
+    @property
+    def ridge_beta(self) -> float:
+        """Ridge of the border."""
+        return self._handle.ridge_beta
+
+    @property
+    def log_det_hessian(self) -> float:
+        """`log det(H + ridges)`."""
+        return self._handle.log_det_hessian
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes on the device."""
+        return self._handle.device_bytes
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Counters since it was built."""
+        return Telemetry(**self._handle.telemetry())
+
+    def matches_ridge(self, ridge_t: float, ridge_beta: float) -> bool:
+        """Return whether these are exactly the ridges of the frame. NaN matches nothing."""
+        return self._handle.matches_ridge(float(ridge_t), float(ridge_beta))
+
+    def step(
+        self, g_t: ArrayLike | None = None, g_beta: ArrayLike | None = None, *, certificate: bool = False
+    ) -> FrameStep:
+        """Return `-(H + ridges)^-1 g`; the gradient of the system by default.
+
+        Parameters
+        ----------
+        g_t : (n, d) or (T,) array_like, optional
+        g_beta : (k,) array_like, optional
+        certificate : bool, default False
+            Measure the normwise backward error on the device.
+
+        Returns
+        -------
+        FrameStep
+
+        Raises
+        ------
+        InvalidArgument
+            A shape does not fit, or an entry is not finite.
+        DeviceError
+            The device failed.
+        """
+        _boolean("certificate", certificate)
+        return _step(self._handle.step(*_gradient(self.system, g_t, g_beta), certificate))
+
+    def solve(self, w_t: ArrayLike, w_beta: ArrayLike) -> tuple[Array, Array]:
+        """Return `x = (H + ridges)^-1 w`.
+
+        Parameters
+        ----------
+        w_t : (n, d) or (T,) array_like; (n, d, m) or (T, m) for `m` right-hand sides
+        w_beta : (k,) or (k, m) array_like
+            `m` is read from here.
+
+        Returns
+        -------
+        x_t, x_beta : ndarray, float64
+            In the shapes of `w_t` and `w_beta`.
+
+        Raises
+        ------
+        InvalidArgument
+            A shape does not fit, or an entry is not finite.
+        DeviceError
+            The device failed.
+        """
+        beta = float64_array(w_beta, "w_beta")
+        k = self.system.k
+        if beta.shape[:1] != (k,) or beta.ndim > 2:
+            raise InvalidArgument(argument="w_beta", got=describe(beta), expected=f"shape ({k},) or ({k}, m)")
+        rows = float64_array(w_t, "w_t")
+        allowed = [(*shape, *beta.shape[1:]) for shape in row_shapes(self.system)]
+        if rows.shape not in allowed:
+            shapes = " or ".join(map(str, allowed))
+            raise InvalidArgument(
+                argument="w_t", got=describe(rows), expected=f"shape {shapes}, as w_beta has shape {beta.shape}"
+            )
+        return self._handle.solve(rows, beta)
+
+
+class FrameFactors:
+    """Factors of a `BaseArrowFrame` at one pair of ridges; made by its `factor_at`.
+
+    Attributes
+    ----------
+    ridge_t, ridge_beta : float
+    log_det_hessian : float
+        `log det(H + ridges)`.
+
+    Notes
+    -----
+    They live on the device, belong to the frame that made them, and are of no use after its `refresh`.
+    """
+
+    __slots__ = ("_handle",)
+    _handle: _core.FrameFactors
+
+    def __init__(self) -> None:
+        raise TypeError("FrameFactors is made by BaseArrowFrame.factor_at(ridge_t, ridge_beta)")
+
+    @property
+    def ridge_t(self) -> float:
+        """Ridge of the rows."""
+        return self._handle.ridge_t
+
+    @property
+    def ridge_beta(self) -> float:
+        """Ridge of the border."""
+        return self._handle.ridge_beta
+
+    @property
+    def log_det_hessian(self) -> float:
+        """`log det(H + ridges)`."""
+        return self._handle.log_det_hessian
+
+    def __repr__(self) -> str:
+        return f"FrameFactors(ridge_t={self.ridge_t:.6g}, ridge_beta={self.ridge_beta:.6g})"
+
+
+class BaseArrowFrame:
+    """The blocks of a system on a device, without ridges, for a ladder of them.
+
+    The blocks are uploaded once. Factors are made from them on the device, as often as wanted, with the bits of an
+    `ArrowFrame` at the same ridges. A move of `ridge_beta` alone factors the border only.
+
+    Parameters
+    ----------
+    system : ArrowSystem
+        As for `ArrowFrame.build`.
+    expected_solves, border_inverse, device_memory_limit
+        As for `ArrowFrame.build`.
+    cache_entries : int, default 4
+        Factors that the frame keeps by itself, one per pair of ridges.
+
+    Attributes
+    ----------
+    system : ArrowSystem
+        What it holds the numbers of.
+    device_bytes : int
+    telemetry : Telemetry
+        Counters since it was built.
+
+    Raises
+    ------
+    DeviceUnavailableError, UnsupportedConfiguration, DeviceError
+        As `ArrowFrame.build`.
+    """
+
+    __slots__ = ("_handle", "_system")
+    _handle: _core.BaseArrowFrame
+    _system: ArrowSystem
+
+    def __init__(
+        self,
+        system: ArrowSystem,
+        *,
+        expected_solves: int = 8,
+        border_inverse: str = "blocks",
+        device_memory_limit: int | None = None,
+        cache_entries: int = 4,
+    ) -> None:
+        handle = system_handle(system)
+        _integer("expected_solves", expected_solves, 1)
+        _integer("cache_entries", cache_entries, 0)
+        limit = _limit(device_memory_limit)
+        self._handle = _core.BaseArrowFrame.build(
+            handle, int(expected_solves), border_inverse, limit, int(cache_entries)
+        )
+        self._system = system
+
+    @property
+    def system(self) -> ArrowSystem:
+        """The system whose numbers it holds."""
+        return self._system
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes on the device, kept factors included."""
+        return self._handle.device_bytes()
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Counters since it was built."""
+        return Telemetry(**self._handle.telemetry())
+
+    def __repr__(self) -> str:
+        return f"BaseArrowFrame({self._system!r})"
+
+    def factor_at(self, ridge_t: float = 0.0, ridge_beta: float = 0.0) -> FrameFactors:
+        """Return the factors at these ridges, made from the blocks on the device; nothing is uploaded.
+
+        Raises
+        ------
+        RowFactorError, SchurFactorError
+            The operator at these ridges is not positive definite.
+        DeviceUnavailableError
+            Not enough memory on the device.
+        InvalidArgument, DeviceError
+        """
+        factors = FrameFactors.__new__(FrameFactors)
+        factors._handle = self._handle.factor_at(ridge_t, ridge_beta)
+        return factors
+
+    def solve_with(
+        self,
+        factors: FrameFactors,
+        g_t: ArrayLike | None = None,
+        g_beta: ArrayLike | None = None,
+        *,
+        certificate: bool = False,
+    ) -> FrameStep:
+        """Return `-(H + ridges)^-1 g` at the ridges of the factors; the gradient of the system by default.
+
+        Raises
+        ------
+        InvalidArgument
+            A shape does not fit, an entry is not finite, or the factors are of another frame or of before a `refresh`.
+        DeviceError
+        """
+        if not isinstance(factors, FrameFactors):
+            raise InvalidArgument(argument="factors", got=f"{factors!r:.80}", expected="FrameFactors of this frame")
+        _boolean("certificate", certificate)
+        return _step(self._handle.solve_with(factors._handle, *_gradient(self._system, g_t, g_beta), certificate))
+
+    def refactor_and_solve(
+        self,
+        ridge_t: float = 0.0,
+        ridge_beta: float = 0.0,
+        g_t: ArrayLike | None = None,
+        g_beta: ArrayLike | None = None,
+        *,
+        certificate: bool = False,
+    ) -> FrameStep:
+        """Return the step at these ridges: `factor_at` and `solve_with` in one call.
+
+        Raises
+        ------
+        InvalidArgument, RowFactorError, SchurFactorError, DeviceUnavailableError, DeviceError
+            As those two.
+        """
+        _boolean("certificate", certificate)
+        gradient = _gradient(self._system, g_t, g_beta)
+        return _step(self._handle.refactor_and_solve(ridge_t, ridge_beta, *gradient, certificate))
+
+    def refresh(self, system: ArrowSystem) -> None:
+        """Overwrite the numbers by those of another system of the same shape. No factor survives.
+
+        Raises
+        ------
+        InvalidArgument
+            A shape, or the form of the border, differs: the frame is left as it was.
+        UnsupportedConfiguration, DeviceError
+        """
+        self._handle.refresh(system_handle(system))
+        self._system = system
+
+
+def newton_step_reupload(
+    system: ArrowSystem,
+    *,
+    ridge_t: float = 0.0,
+    ridge_beta: float = 0.0,
+    certificate: bool = False,
+    border_inverse: str = "blocks",
+    device_memory_limit: int | None = None,
+) -> FrameStep:
+    """Solve for one Newton step on a device and keep nothing there: upload, factors, one solve.
+
+    Parameters
+    ----------
+    system : ArrowSystem
+        As for `ArrowFrame.build`.
+    ridge_t, ridge_beta : float, default 0
+        Finite, >= 0.
+    certificate : bool, default False
+        Measure the normwise backward error on the device.
+    border_inverse, device_memory_limit
+        As for `ArrowFrame.build`.
+
+    Returns
+    -------
+    FrameStep
+        With the bits of `ArrowFrame.build(system, ridge_t, ridge_beta).step()`.
+
+    Raises
+    ------
+    DeviceUnavailableError, UnsupportedConfiguration, RowFactorError, SchurFactorError, DeviceError, InvalidArgument
+        As `ArrowFrame.build`. Rows are not lifted.
+
+    Notes
+    -----
+    What keeping the factors saves is what this pays: every call moves the whole system.
+    """
+    _boolean("certificate", certificate)
+    limit = _limit(device_memory_limit)
+    return _step(
+        _core.newton_step_reupload(system_handle(system), ridge_t, ridge_beta, certificate, border_inverse, limit)
+    )

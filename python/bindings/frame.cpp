@@ -1,0 +1,178 @@
+// Frames: factors that stay on a device.
+#include "arrowschur/frame.hpp"
+
+#include <array>
+
+#include "workspace.hpp"
+
+namespace arrowschur::python {
+namespace {
+
+using namespace py::literals;
+
+constexpr std::array kInverses{Named<BorderInverse>{"blocks", BorderInverse::blocks},
+                               Named<BorderInverse>{"full", BorderInverse::full},
+                               Named<BorderInverse>{"auto", BorderInverse::automatic}};
+constexpr const char* kRidge = "a finite number >= 0";
+
+// A frame, and the shape in which g_t was given.
+struct FrameHandle {
+  ArrowFrame core;
+  Shape rows;
+};
+struct BaseFrameHandle {
+  BaseArrowFrame core;
+  Shape rows;
+};
+
+FrameOptions make_options(Index expected_solves, const py::object& border_inverse,
+                          std::optional<Index> device_memory_limit, Index cache_entries = 4) {
+  FrameOptions options;
+  options.expected_solves = expected_solves;
+  options.border_inverse = parse(kInverses, border_inverse, "border_inverse");
+  options.device_memory_limit = device_memory_limit;
+  options.cache_entries = cache_entries;
+  return options;
+}
+
+py::dict step_fields(FrameStep&& step, const Shape& rows) {
+  const auto k = static_cast<py::ssize_t>(step.delta_beta.size());
+  return py::dict("delta_t"_a = adopt(std::move(step.delta_t), rows),
+                  "delta_beta"_a = adopt(std::move(step.delta_beta), {k}), "log_det_hessian"_a = step.log_det_hessian,
+                  "ridge_t"_a = step.ridge_t, "ridge_beta"_a = step.ridge_beta, "certificate"_a = step.certificate,
+                  "execution_path"_a = step.execution_path, "backend"_a = step.backend,
+                  "unproven_path"_a = step.unproven_path, "telemetry"_a = telemetry_fields(step.telemetry));
+}
+
+// A gradient of the caller, or none for the frame's own.
+struct GivenGradient {
+  GivenGradient(const py::object& g_t, const py::object& g_beta, Index total_dim, Index k)
+      : given(!g_t.is_none()), t(optional_input(g_t, total_dim, "g_t")), beta(optional_input(g_beta, k, "g_beta")) {}
+  bool given;
+  std::span<const double> t, beta;
+};
+
+py::tuple solve(const FrameHandle& self, const py::array& w_t, const py::array& w_beta) {
+  const Index m = w_beta.ndim() == 2 ? w_beta.shape(1) : 1;
+  const auto in_t = input(w_t, self.core.total_dim() * m, "w_t");
+  const auto in_beta = input(w_beta, self.core.k() * m, "w_beta");
+  auto x_t = new_array(Shape(w_t.shape(), w_t.shape() + w_t.ndim()));
+  auto x_beta = new_array(Shape(w_beta.shape(), w_beta.shape() + w_beta.ndim()));
+  const auto out_t = output(x_t, self.core.total_dim() * m, "x_t");
+  const auto out_beta = output(x_beta, self.core.k() * m, "x_beta");
+  if (m > 0) released([&] { self.core.solve(in_t, in_beta, out_t, out_beta, m); });
+  return py::make_tuple(x_t, x_beta);
+}
+
+void register_arrow_frame(py::module_& m) {
+  py::class_<FrameHandle>(m, "ArrowFrame", "Factors at one pair of ridges, on a device.")
+      .def_static(
+          "build",
+          [](const SystemHandle& system, const py::handle& ridge_t, const py::handle& ridge_beta, Index expected_solves,
+             const py::object& border_inverse, std::optional<Index> device_memory_limit) {
+            const double t = as_number(ridge_t, "ridge_t", kRidge), beta = as_number(ridge_beta, "ridge_beta", kRidge);
+            const FrameOptions options = make_options(expected_solves, border_inverse, device_memory_limit);
+            return FrameHandle{released([&] { return ArrowFrame::build(system.core, t, beta, options); }),
+                               system.row_shape()};
+          },
+          "system"_a, "ridge_t"_a, "ridge_beta"_a, "expected_solves"_a, "border_inverse"_a, "device_memory_limit"_a)
+      .def_property_readonly("ridge_t", [](const FrameHandle& self) { return self.core.ridge_t(); })
+      .def_property_readonly("ridge_beta", [](const FrameHandle& self) { return self.core.ridge_beta(); })
+      .def_property_readonly("log_det_hessian", [](const FrameHandle& self) { return self.core.log_det_hessian(); })
+      .def_property_readonly("device_bytes", [](const FrameHandle& self) { return self.core.device_bytes(); })
+      .def(
+          "matches_ridge",
+          [](const FrameHandle& self, double t, double beta) { return self.core.matches_ridge(t, beta); }, "ridge_t"_a,
+          "ridge_beta"_a)
+      .def("telemetry",
+           [](const FrameHandle& self) { return telemetry_fields(released([&] { return self.core.telemetry(); })); })
+      .def(
+          "step",
+          [](const FrameHandle& self, const py::object& g_t, const py::object& g_beta, bool certificate) {
+            const GivenGradient g(g_t, g_beta, self.core.total_dim(), self.core.k());
+            return step_fields(released([&] {
+                                 return g.given ? self.core.step(g.t, g.beta, certificate)
+                                                : self.core.step(certificate);
+                               }),
+                               self.rows);
+          },
+          "g_t"_a, "g_beta"_a, "certificate"_a)
+      .def("solve", &solve, "w_t"_a, "w_beta"_a);
+}
+
+void register_base_frame(py::module_& m) {
+  py::class_<FrameFactors>(m, "FrameFactors", "Factors of a BaseArrowFrame.")
+      .def_property_readonly("ridge_t", &FrameFactors::ridge_t)
+      .def_property_readonly("ridge_beta", &FrameFactors::ridge_beta)
+      .def_property_readonly("log_det_hessian", &FrameFactors::log_det_hessian);
+
+  using Handle = BaseFrameHandle;
+  py::class_<Handle>(m, "BaseArrowFrame", "Blocks without ridges, on a device.")
+      .def_static(
+          "build",
+          [](const SystemHandle& system, Index expected_solves, const py::object& border_inverse,
+             std::optional<Index> device_memory_limit, Index cache_entries) {
+            const FrameOptions options =
+                make_options(expected_solves, border_inverse, device_memory_limit, cache_entries);
+            return Handle{released([&] { return BaseArrowFrame::build(system.core, options); }), system.row_shape()};
+          },
+          "system"_a, "expected_solves"_a, "border_inverse"_a, "device_memory_limit"_a, "cache_entries"_a)
+      .def("device_bytes", [](const Handle& self) { return released([&] { return self.core.device_bytes(); }); })
+      .def("telemetry",
+           [](const Handle& self) { return telemetry_fields(released([&] { return self.core.telemetry(); })); })
+      .def(
+          "factor_at",
+          [](Handle& self, const py::handle& ridge_t, const py::handle& ridge_beta) {
+            const double t = as_number(ridge_t, "ridge_t", kRidge), beta = as_number(ridge_beta, "ridge_beta", kRidge);
+            return released([&] { return self.core.factor_at(t, beta); });
+          },
+          "ridge_t"_a, "ridge_beta"_a)
+      .def(
+          "solve_with",
+          [](Handle& self, const FrameFactors& factors, const py::object& g_t, const py::object& g_beta,
+             bool certificate) {
+            const GivenGradient g(g_t, g_beta, self.core.total_dim(), self.core.k());
+            return step_fields(released([&] {
+                                 return g.given ? self.core.solve_with(factors, g.t, g.beta, certificate)
+                                                : self.core.solve_with(factors, certificate);
+                               }),
+                               self.rows);
+          },
+          "factors"_a, "g_t"_a, "g_beta"_a, "certificate"_a)
+      .def(
+          "refactor_and_solve",
+          [](Handle& self, const py::handle& ridge_t, const py::handle& ridge_beta, const py::object& g_t,
+             const py::object& g_beta, bool certificate) {
+            const double t = as_number(ridge_t, "ridge_t", kRidge), beta = as_number(ridge_beta, "ridge_beta", kRidge);
+            const GivenGradient g(g_t, g_beta, self.core.total_dim(), self.core.k());
+            return step_fields(released([&] {
+                                 return g.given ? self.core.refactor_and_solve(t, beta, g.t, g.beta, certificate)
+                                                : self.core.refactor_and_solve(t, beta, certificate);
+                               }),
+                               self.rows);
+          },
+          "ridge_t"_a, "ridge_beta"_a, "g_t"_a, "g_beta"_a, "certificate"_a)
+      .def(
+          "refresh",
+          [](Handle& self, const SystemHandle& system) { released([&] { self.core.refresh(system.core); }); },
+          "system"_a);
+}
+
+}  // namespace
+
+void register_frame(py::module_& m) {
+  register_arrow_frame(m);
+  register_base_frame(m);
+  m.def(
+      "newton_step_reupload",
+      [](const SystemHandle& system, const py::handle& ridge_t, const py::handle& ridge_beta, bool certificate,
+         const py::object& border_inverse, std::optional<Index> device_memory_limit) {
+        const double t = as_number(ridge_t, "ridge_t", kRidge), beta = as_number(ridge_beta, "ridge_beta", kRidge);
+        const FrameOptions options = make_options(1, border_inverse, device_memory_limit);
+        return step_fields(released([&] { return newton_step_reupload(system.core, t, beta, certificate, options); }),
+                           system.row_shape());
+      },
+      "system"_a, "ridge_t"_a, "ridge_beta"_a, "certificate"_a, "border_inverse"_a, "device_memory_limit"_a);
+}
+
+}  // namespace arrowschur::python

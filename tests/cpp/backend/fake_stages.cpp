@@ -1,0 +1,283 @@
+#include "fake_stages.hpp"
+
+#include <bit>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "fake_device.hpp"
+#include "fake_heap.hpp"
+#include "fake_stream.hpp"
+#include "host_queue.hpp"
+#include "kernels/shape.hpp"
+#include "kernels/stages.hpp"
+
+namespace fake {
+namespace {
+
+namespace kernels = arrowschur::kernels;
+inline constexpr int kDone = ARROWSCHUR_DEVICE_OK;
+
+struct Outside {};  // thrown by a translation
+
+// Device addresses to the bytes behind them.
+template <class T>
+T* here(T* memory, std::int64_t count, std::size_t alignment = 256) {
+  if (memory == nullptr && count == 0) return nullptr;
+  if (reinterpret_cast<std::uintptr_t>(memory) % alignment != 0) throw Outside{};
+  unsigned char* const at = heap().content(memory, static_cast<std::size_t>(count) * sizeof(T));
+  if (at == nullptr) throw Outside{};
+  return reinterpret_cast<T*>(at);
+}
+
+// A system and a factor, as they were when the stage was called.
+class Call {
+ public:
+  Call(const ArrowschurDeviceSystem& system, const ArrowschurDeviceFactor* factor, void* workspace)
+      : system_(system), rows_(system.rows, system.rows + system.groups), workspace_(workspace) {
+    if (factor != nullptr) factor_ = *factor;
+    has_factor_ = factor != nullptr;
+  }
+
+  // Before it is translated: what is launched depends on shapes and on which pointers are equal.
+  const ArrowschurDeviceSystem& system() {
+    system_.rows = rows_.data();
+    return system_;
+  }
+  const ArrowschurDeviceFactor& factor() const { return factor_; }
+  double* workspace() const { return static_cast<double*>(workspace_); }
+
+  Call here() const {
+    Call made = *this;
+    made.translate();
+    return made;
+  }
+
+ private:
+  void translate() {
+    ArrowschurDeviceSystem& s = system_;
+    std::int64_t entries = 0;
+    for (const ArrowschurDeviceRows& rows : rows_) entries += rows.n * rows.d * rows.d;
+    for (ArrowschurDeviceRows& rows : rows_) {
+      if (rows.line != nullptr) rows.line = fake::here(rows.line, rows.n);
+      if (rows.entry != nullptr) rows.entry = fake::here(rows.entry, rows.n);
+      if (rows.row != nullptr) rows.row = fake::here(rows.row, rows.n);
+    }
+    s.a = fake::here(s.a, entries);
+    s.b = fake::here(s.b, s.total * s.k);
+    std::int64_t border = s.k * s.k;
+    if (s.border_form != ARROWSCHUR_BORDER_DENSE) border = s.k * s.border_width;
+    if (s.border_form == ARROWSCHUR_BORDER_BANDED) border += s.k;
+    s.border = fake::here(s.border, border);
+    if (has_factor_) {
+      ArrowschurDeviceFactor& f = factor_;
+      if (f.lds < s.k || f.lds % 16 != 0) throw Outside{};
+      f.l = fake::here(f.l, entries);
+      f.inverse_diagonal = fake::here(f.inverse_diagonal, s.total);
+      f.w = fake::here(f.w, s.total * s.k);
+      f.s0 = fake::here(f.s0, s.k * f.lds);
+      f.s = fake::here(f.s, s.k * f.lds);
+      f.border_inverses = fake::here(f.border_inverses, kernels::inverse_doubles(s.k, f.full_inverse != 0));
+      f.record = fake::here(f.record, 1);
+    }
+    if (workspace_ == nullptr) return;  // of a stage that takes none
+    const auto doubles = static_cast<std::int64_t>(kernels::workspace_bytes(s.total, s.k, 0) / sizeof(double));
+    double* const workspace = fake::here(static_cast<double*>(workspace_), doubles);
+    std::fill_n(workspace, doubles, std::bit_cast<double>(kernels::kPoison));  // nothing survives from stage to stage
+    workspace_ = workspace;
+  }
+
+  ArrowschurDeviceSystem system_;
+  ArrowschurDeviceFactor factor_{};
+  std::vector<ArrowschurDeviceRows> rows_;
+  void* workspace_;
+  bool has_factor_ = false;
+};
+
+// Queues `work` and counts what the real backend would launch for it: count(queue).
+template <class Count, class Work>
+int queue_stage(const char* name, void* stream, const Count& count, Work work) {
+  Stream* const s = stream_of(stream);
+  if (s == nullptr) return ARROWSCHUR_DEVICE_INVALID;
+  kernels::CountingQueue counting;
+  count(counting);
+  s->counters.kernel_launches += counting.launches();
+  return enqueue(*s, [name, work] {
+    try {
+      return work();
+    } catch (const Outside&) {
+      return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": a pointer outside of an allocation, or misaligned");
+    }
+  });
+}
+
+// What a script makes of a build that may have gone well.
+void break_build(ArrowschurBuildRecord& record, const std::string& stage) {
+  if (stage == "factor_border") {
+    record.failed |= ARROWSCHUR_BORDER_FAILED;
+    record.border_pivot = 0;
+  } else {
+    record.failed |= ARROWSCHUR_ROWS_FAILED;
+    record.failing_rows = 1;
+    record.first_failure = 0;
+    record.bump = 1.0;
+  }
+}
+
+// stage(queue, call, at), where a call has its system, factor and workspace, for those that take a system, and at(pointer,
+// count) is what the host can read.
+template <class Stage>
+int queue_call(const char* name, const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor,
+               void* workspace, void* stream, Stage stage) {
+  const int status = scripted(name);
+  if (status != kDone && status != kFakeNumericalFailure) return status;
+  if (system == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": no system");
+  if (const char* words = kernels::complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  const std::lock_guard lock(mutex());
+  Call call(*system, factor, workspace);
+  const auto as_it_is = [](auto* pointer, auto...) { return pointer; };
+  return queue_stage(
+      name, stream, [&](auto& queue) { stage(queue, call, as_it_is); },
+      [=] {
+        kernels::HostQueue queue;
+        Call translated = call.here();
+        const int done = stage(queue, translated, [](auto* pointer, std::int64_t count, std::size_t alignment = 256) {
+          return here(pointer, count, alignment);
+        });
+        if (status == kFakeNumericalFailure) break_build(*translated.factor().record, name);
+        return done;
+      });
+}
+
+}  // namespace
+
+int sizes(const ArrowschurDeviceSystem* system, std::int32_t full_inverse, ArrowschurDeviceSizes* out) {
+  if (const int status = scripted("sizes")) return status;
+  if (system == nullptr || out == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no system");
+  if (const char* words = kernels::complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  *out = {kernels::workspace_bytes(system->total, system->k, 0), kernels::inverse_bytes(system->k, full_inverse != 0)};
+  return kDone;
+}
+
+int factor_and_whiten(const ArrowschurDeviceSystem* system, double ridge_t, const ArrowschurDeviceFactor* factor,
+                      void* workspace, void* stream) {
+  return queue_call("factor_and_whiten", system, factor, workspace, stream, [=](auto& queue, Call& call, auto) {
+    return kernels::factor_and_whiten(queue, call.system(), ridge_t, call.factor());
+  });
+}
+
+int reduce(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, void* workspace, void* stream) {
+  return queue_call("reduce", system, factor, workspace, stream,
+                    [](auto& queue, Call& call, auto) { return kernels::reduce(queue, call.system(), call.factor()); });
+}
+
+int factor_border(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                  void* workspace, void* stream) {
+  return queue_call("factor_border", system, factor, workspace, stream, [=](auto& queue, Call& call, auto) {
+    return kernels::factor_border(queue, call.system(), ridge_beta, call.factor(),
+                                  reinterpret_cast<int*>(call.workspace()), nullptr);
+  });
+}
+
+int log_det(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, void* workspace, void* stream) {
+  return queue_call("log_det", system, factor, workspace, stream, [](auto& queue, Call& call, auto) {
+    return kernels::log_det(queue, call.system(), call.factor(), call.workspace());
+  });
+}
+
+int prepare_border_solve(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, void* workspace,
+                         void* stream) {
+  return queue_call("prepare_border_solve", system, factor, workspace, stream, [](auto& queue, Call& call, auto) {
+    return kernels::prepare_border_solve(queue, call.system(), call.factor());
+  });
+}
+
+int suggest_bump(const ArrowschurDeviceSystem* system, double ridge_t, double ridge_beta,
+                 const ArrowschurDeviceFactor* factor, void* workspace, void* stream) {
+  return queue_call("suggest_bump", system, factor, workspace, stream, [=](auto& queue, Call& call, auto) {
+    return kernels::suggest_bump(queue, call.system(), ridge_t, ridge_beta, call.factor(), call.workspace());
+  });
+}
+
+int reduce_rhs(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, const double* g, double* out,
+               void* workspace, void* stream) {
+  return queue_call("reduce_rhs", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t size = call.system().total + call.system().k;
+    return kernels::reduce_rhs(queue, call.system(), call.factor(), at(g, size), at(out, size), call.workspace());
+  });
+}
+
+int border_solve(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
+                 void* stream) {
+  return queue_call("border_solve", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    return kernels::border_solve(queue, call.system(), call.factor(), at(x, call.system().k, sizeof(double)),
+                                 call.workspace());
+  });
+}
+
+int expand(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
+           void* stream) {
+  return queue_call("expand", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    return kernels::expand(queue, call.system(), call.factor(), at(x, call.system().total + call.system().k));
+  });
+}
+
+int apply_h(const ArrowschurDeviceSystem* system, const double* z, double* q, void* workspace, void* stream) {
+  return queue_call("apply_h", system, nullptr, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t size = call.system().total + call.system().k;
+    return kernels::apply_h(queue, call.system(), at(z, size), at(q, size), call.workspace());
+  });
+}
+
+int norm_h(const ArrowschurDeviceSystem* system, double ridge_t, double ridge_beta, double* norm, void* workspace,
+           void* stream) {
+  return queue_call("norm_h", system, nullptr, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    return kernels::norm_h(queue, call.system(), ridge_t, ridge_beta, at(norm, 1, sizeof(double)), call.workspace());
+  });
+}
+
+int norm_inf(std::int64_t size, const double* x, double* norm, void* workspace, void* stream) {
+  if (const int status = scripted("norm_inf")) return status;
+  if (size < 0) return fail(ARROWSCHUR_DEVICE_INVALID, "norm_inf: a negative size");
+  const std::lock_guard lock(mutex());
+  return queue_stage(
+      "norm_inf", stream,
+      [&](auto& queue) { kernels::norm_inf(queue, size, x, norm, static_cast<double*>(workspace)); },
+      [=] {
+        kernels::HostQueue queue;
+        double* const partial = here(static_cast<double*>(workspace), kernels::pieces_of(size).count);
+        return kernels::norm_inf(queue, size, here(x, size, sizeof(double)), here(norm, 1, sizeof(double)), partial);
+      });
+}
+
+int combine(std::int64_t size, std::int32_t count, const double* coefficients, const double* const* inputs, double* out,
+            void* stream) {
+  if (const int status = scripted("combine")) return status;
+  if (size < 0 || count < 1 || count > kernels::Combine::kMost) {
+    return fail(ARROWSCHUR_DEVICE_INVALID, "combine: 1 to 4 vectors");
+  }
+  const std::lock_guard lock(mutex());
+  const std::vector<double> factors(coefficients, coefficients + count);
+  const std::vector<const double*> vectors(inputs, inputs + count);
+  return queue_stage(
+      "combine", stream, [&](auto& queue) { kernels::combine(queue, size, count, coefficients, inputs, out); },
+      [=] {
+        kernels::HostQueue queue;
+        std::vector<const double*> translated;
+        for (const double* vector : vectors) translated.push_back(here(vector, size, sizeof(double)));
+        return kernels::combine(queue, size, count, factors.data(), translated.data(), here(out, size, sizeof(double)));
+      });
+}
+
+int measure(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, const double* g,
+            const double* z, const double* r, const double* delta, const double* q, ArrowschurLoopRecord* record,
+            void* workspace, void* stream) {
+  const bool has_factor = factor != nullptr;
+  return queue_call("measure", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t size = call.system().total + call.system().k;
+    return kernels::measure(queue, call.system(), has_factor ? &call.factor() : nullptr, at(g, size), at(z, size),
+                            at(r, size), at(delta, size), at(q, size), at(record, 1, sizeof(double)), call.workspace());
+  });
+}
+
+}  // namespace fake

@@ -1,0 +1,129 @@
+// The stages, as the table has them, on the fake device: the same kernels and sequences as on a real one, against dense
+// references. And what only the fake can do: scripts, guarded memory, queues.
+#include <dlfcn.h>
+
+#include <random>
+
+#include "backend/device_loader.hpp"
+#include "backend/fake_device.hpp"
+#include "backend/stage_driver.hpp"
+#include "check.hpp"
+
+using namespace stage_driver;
+
+namespace {
+
+const ArrowschurDeviceTable& table() {
+  static const ArrowschurDeviceTable* const one = arrowschur::device::open_runtime(ARROWSCHUR_TEST_FAKE_DEVICE).table;
+  return *one;
+}
+
+template <class Function>
+Function* exported(const char* name) {
+  void* const library = ::dlopen(ARROWSCHUR_TEST_FAKE_DEVICE, RTLD_NOW);
+  return reinterpret_cast<Function*>(::dlsym(library, name));
+}
+void script(const char* function, int first, int count, int status) {
+  exported<decltype(arrowschur_fake_fail)>("arrowschur_fake_fail")(function, first, count, status);
+}
+const FakeDeviceCounts& counts() { return *exported<decltype(arrowschur_fake_counts)>("arrowschur_fake_counts")(); }
+
+ArrowschurDeviceCounters counters(const Stream& stream) {
+  ArrowschurDeviceCounters found{};
+  stream.require(table().counters(stream.handle(), &found));
+  return found;
+}
+
+}  // namespace
+
+TEST(EveryShapeAgreesWithTheDenseMatrix) { check_shapes(table(), std::random_device{}()); }
+TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { check_failing_rows(table()); }
+TEST(AFailingBorderNamesItsPivot) { check_failing_border(table()); }
+TEST(VectorsAgreeWithLongSums) { check_vectors(table()); }
+TEST(ARecordedSolveIsReplayed) { check_graph(table()); }
+TEST(UnsupportedShapesAreRefused) { check_refusals(table()); }
+
+TEST(NothingIsLeftBehind) {
+  CHECK_EQUAL(counts().allocations.load(), 0);
+  CHECK_EQUAL(counts().streams.load(), 0);
+  CHECK_EQUAL(counts().graphs.load(), 0);
+  CHECK_EQUAL(counts().bytes.load(), std::size_t{0});
+}
+
+TEST(TheBudgetOfLaunchesIsKept) {
+  const Problem p = random_problem(repeated(2, 20), 300, ARROWSCHUR_BORDER_DENSE, 0, 5);
+  Stream stream(table());
+  Frame frame(stream, p);
+  const auto launches = [&] { return counters(stream).kernel_launches; };
+  std::int64_t before = launches();
+  frame.build(0.0, 0.0);
+  CHECK(launches() - before <= 12);
+  double* const g = stream.upload(p.g);
+  double* const x = stream.allocate(p.total + p.k);
+  before = launches();
+  frame.solve(g, x);
+  CHECK(launches() - before <= 8 + 2 * 3);  // three diagonal blocks, two triangles
+  before = launches();
+  stream.require(table().apply_h(&frame.system, g, x, frame.workspace, stream.handle()));
+  CHECK(launches() - before <= 3);
+}
+
+TEST(CountersAreOfTheStream) {
+  Stream stream(table());
+  const ArrowschurDeviceCounters before = counters(stream);
+  double* const memory = stream.upload(Vector(10, 1.0));
+  (void)stream.download(memory, 4);
+  const ArrowschurDeviceCounters after = counters(stream);
+  CHECK_EQUAL(after.h2d_bytes - before.h2d_bytes, std::int64_t{80});
+  CHECK_EQUAL(after.d2h_bytes - before.d2h_bytes, std::int64_t{32});
+  CHECK_EQUAL(after.syncs - before.syncs, std::int64_t{2});
+  CHECK_EQUAL(after.allocations - before.allocations, std::int64_t{1});
+  CHECK_EQUAL(after.graph_replays, std::int64_t{0});
+}
+
+TEST(ACaptureMayNeitherAllocateNorSynchronize) {
+  Stream stream(table());
+  void *memory = nullptr, *graph = nullptr;
+  stream.require(table().capture_begin(stream.handle()));
+  CHECK_EQUAL(table().allocate(&memory, 8, stream.handle()), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK_EQUAL(table().capture_end(stream.handle(), &graph), int{ARROWSCHUR_DEVICE_FAILED});
+  stream.require(table().capture_begin(stream.handle()));
+  CHECK_EQUAL(table().stream_synchronize(stream.handle()), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK_EQUAL(table().capture_end(stream.handle(), &graph), int{ARROWSCHUR_DEVICE_FAILED});
+  stream.synchronize();  // as it was before
+}
+
+TEST(AScriptFailsTheCallThatItNames) {
+  Stream stream(table());
+  script("allocate", 2, 1, ARROWSCHUR_DEVICE_OUT_OF_MEMORY);
+  void* memory[3] = {};
+  CHECK_EQUAL(table().allocate(&memory[0], 8, stream.handle()), 0);
+  CHECK_EQUAL(table().allocate(&memory[1], 8, stream.handle()), int{ARROWSCHUR_DEVICE_OUT_OF_MEMORY});
+  CHECK_EQUAL(std::string(table().last_error()), "scripted failure of allocate");
+  CHECK_EQUAL(table().allocate(&memory[2], 8, stream.handle()), 0);
+  script(nullptr, 0, 0, 0);
+  CHECK_EQUAL(table().release(memory[0], stream.handle()) + table().release(memory[2], stream.handle()), 0);
+
+  const Problem p = random_problem(repeated(2, 3), 4, ARROWSCHUR_BORDER_DENSE, 0, 5);
+  Frame frame(stream, p);
+  script("factor_border", 1, 1, kFakeNumericalFailure);
+  frame.build(0.0, 0.0);
+  CHECK_EQUAL(frame.record().failed, unsigned{ARROWSCHUR_BORDER_FAILED});
+  frame.build(0.0, 0.0);
+  CHECK_EQUAL(frame.record().failed, 0u);
+  script("factor_and_whiten", 1, 1, kFakeNumericalFailure);
+  frame.build(0.0, 0.0);
+  CHECK_EQUAL(frame.record().failed & 1u, unsigned{ARROWSCHUR_ROWS_FAILED});
+  script(nullptr, 0, 0, 0);
+}
+
+TEST(APointerOutsideOfItsAllocationIsAFailure) {
+  Stream stream(table());
+  const Problem p = random_problem(repeated(2, 3), 4, ARROWSCHUR_BORDER_DENSE, 0, 5);
+  Frame frame(stream, p);
+  frame.factor.w = stream.allocate(p.total * p.k / 2);  // too small
+  CHECK_EQUAL(table().factor_and_whiten(&frame.system, 0.0, &frame.factor, frame.workspace, stream.handle()), 0);
+  CHECK_EQUAL(table().stream_synchronize(stream.handle()), int{ARROWSCHUR_DEVICE_INVALID});
+}
+
+CHECK_MAIN()

@@ -1,0 +1,167 @@
+// Every stage with the threads and blocks of its kernels in three orders: equal bits, or a barrier is missing.
+#include <bit>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "backend/host_queue.hpp"
+#include "backend/stage_driver.hpp"
+#include "check.hpp"
+#include "kernels/shape.hpp"
+
+using namespace arrowschur::kernels;
+using stage_driver::Problem;
+using stage_driver::Vector;
+
+namespace {
+
+constexpr Order kOrders[] = {Order::forward, Order::reverse, Order::shuffled};
+const double kNothing = std::bit_cast<double>(kPoison);
+
+// All that the stages write for one system, on host memory, poisoned before. Padding is poison in the end, too.
+std::vector<Vector> results(const Problem& p, bool full_inverse, Order order) {
+  HostQueue queue(order);
+  std::vector<std::vector<std::int64_t>> maps;
+  std::vector<ArrowschurDeviceRows> groups;
+  maps.reserve(3 * ARROWSCHUR_DEVICE_MAX_DEPTH);
+  for (int d = 1; d <= ARROWSCHUR_DEVICE_MAX_DEPTH; ++d) {
+    std::vector<std::int64_t> line, entry, row;
+    for (std::size_t i = 0; i < p.dims.size(); ++i) {
+      if (p.dims[i] != d) continue;
+      line.push_back(p.line[i]), entry.push_back(p.entry[i]), row.push_back(static_cast<std::int64_t>(i));
+    }
+    if (row.empty()) continue;
+    const auto n = static_cast<std::int64_t>(row.size());
+    for (auto* map : {&line, &entry, &row}) maps.push_back(std::move(*map));
+    const auto at = [&](std::size_t which) { return maps[maps.size() - 3 + which].data(); };
+    groups.push_back({d, n, at(0), at(1), at(2)});
+  }
+  System s{};
+  s.n = static_cast<std::int64_t>(p.dims.size()), s.total = p.total, s.k = p.k;
+  s.groups = static_cast<std::int32_t>(groups.size()), s.rows = groups.data();
+  s.a = p.a.data(), s.b = p.b.data(), s.border = p.border.data();
+  s.border_form = p.form, s.border_width = p.width;
+
+  std::vector<Vector> out;
+  out.reserve(16);
+  const auto make = [&](std::int64_t size) -> double* {
+    return out.emplace_back(static_cast<std::size_t>(size), kNothing).data();
+  };
+  ArrowschurBuildRecord record;
+  ArrowschurLoopRecord sums;
+  const std::int64_t lds = padded(p.k), size = p.total + p.k;
+  Factor f{};
+  f.l = make(p.entries), f.inverse_diagonal = make(p.total), f.w = make(p.total * p.k);
+  f.s0 = make(p.k * lds), f.s = make(p.k * lds), f.lds = lds;
+  f.border_inverses = make(inverse_doubles(p.k, full_inverse)), f.full_inverse = full_inverse, f.record = &record;
+  double* const workspace = make(workspace_doubles(p.total, p.k) + 1);
+  double* const x = make(size);
+  double* const q = make(size);
+  double* const norm = make(2);
+  double* const mixed = make(size);
+
+  factor_and_whiten(queue, s, 0.125, f);
+  reduce(queue, s, f);
+  factor_border(queue, s, 0.5, f, reinterpret_cast<int*>(workspace), nullptr);
+  log_det(queue, s, f, workspace);
+  prepare_border_solve(queue, s, f);
+  suggest_bump(queue, s, 0.125, 0.5, f, workspace);
+  reduce_rhs(queue, s, f, p.g.data(), x, workspace);
+  border_solve(queue, s, f, x + p.total, workspace);
+  expand(queue, s, f, x);
+  apply_h(queue, s, p.g.data(), q, workspace);
+  norm_h(queue, s, 0.125, 0.5, norm, workspace);
+  norm_inf(queue, size, q, norm + 1, workspace);
+  measure(queue, s, &f, p.g.data(), p.g.data(), q, p.g.data(), q, &sums, workspace);
+  const double coefficients[] = {1.5, -2.0, 0.25};
+  const double* const inputs[] = {p.g.data(), q, p.g.data()};
+  combine(queue, size, 3, coefficients, inputs, mixed);
+  static_assert(sizeof record == 64 && sizeof sums == 64);
+  out.emplace_back(8), std::memcpy(out.back().data(), &record, 64);
+  out.emplace_back(8), std::memcpy(out.back().data(), &sums, 64);
+  return out;
+}
+
+void check_orders(const Problem& p) {
+  for (const bool full_inverse : {false, true}) {
+    const auto expected = results(p, full_inverse, Order::forward);
+    for (const Order order : {Order::reverse, Order::shuffled}) {
+      const auto found = results(p, full_inverse, order);
+      REQUIRE(found.size() == expected.size());
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        if (!same_bits(expected[i], found[i])) {
+          checks::fail(__FILE__, __LINE__, "output " + std::to_string(i) + " depends on the order of the threads");
+        }
+      }
+    }
+  }
+}
+
+// ---- what the executor is for ---------------------------------------------------------------------------------------
+// Reverses 64 numbers through shared memory. Without the barrier a thread reads what another has yet to write.
+template <int kPhases>
+struct Reversal {
+  static constexpr int kThreads = 64;
+  struct Args {
+    const double* in;
+    double* out;
+  };
+  static Launch launch(const Args&) { return {1, kThreads, kPhases}; }
+  static void run(int phase, std::int64_t, int thread, double* shared, const Args& args) {
+    if (phase == 0) shared[thread] = args.in[thread];
+    if (phase == kPhases - 1) args.out[thread] = shared[kThreads - 1 - thread];
+  }
+};
+
+}  // namespace
+
+TEST(AMissingBarrierIsSeen) {
+  Vector in(64), out(64);
+  for (std::size_t i = 0; i < 64; ++i) in[i] = static_cast<double>(i);
+  const Vector reversed(in.rbegin(), in.rend());
+  for (const Order order : kOrders) {
+    execute<Reversal<2>>({in.data(), out.data()}, order);
+    CHECK(out == reversed);
+    execute<Reversal<1>>({in.data(), out.data()}, order);
+    CHECK(out != reversed);
+  }
+}
+
+TEST(UniformRowsOfEveryDepth) {
+  for (int d = 1; d <= ARROWSCHUR_DEVICE_MAX_DEPTH; ++d) {
+    check_orders(stage_driver::random_problem(stage_driver::repeated(d, 7), 9 + d % 4, ARROWSCHUR_BORDER_DENSE, 0,
+                                              static_cast<unsigned>(d)));
+  }
+}
+
+TEST(RaggedRowsAndEveryBorder) {
+  const std::vector<int> dims = {3, 1, 17, 3, 2, 8, 32, 1, 1, 9, 2, 24, 5};
+  for (const std::int64_t k : {1, 2, 31, 264}) {
+    check_orders(stage_driver::random_problem(dims, k, ARROWSCHUR_BORDER_DENSE, 0, 3));
+    check_orders(stage_driver::random_problem(dims, k, ARROWSCHUR_BORDER_BANDED, 2, 5));
+    check_orders(stage_driver::random_problem(dims, k, ARROWSCHUR_BORDER_BLOCKS, k == 264 ? 11 : 1, 7));
+  }
+}
+
+TEST(EmptySystems) {
+  const std::vector<int> none, some = {2, 3, 3};
+  check_orders(stage_driver::random_problem(none, 0, ARROWSCHUR_BORDER_DENSE, 0, 1));
+  check_orders(stage_driver::random_problem(none, 5, ARROWSCHUR_BORDER_BANDED, 1, 1));
+  check_orders(stage_driver::random_problem(some, 0, ARROWSCHUR_BORDER_DENSE, 0, 1));
+}
+
+TEST(ManyTilesAndChunks) {
+  check_orders(stage_driver::random_problem(stage_driver::repeated(2, 150), 515, ARROWSCHUR_BORDER_DENSE, 0, 9));
+}
+
+TEST(FailingRowsAndBorders) {
+  Problem rows = stage_driver::random_problem({2, 9, 2, 9, 2}, 20, ARROWSCHUR_BORDER_DENSE, 0, 9);
+  rows.a[0] = -1.0;
+  rows.a[static_cast<std::size_t>(rows.entry[3] + 10)] = -3.0;
+  check_orders(rows);
+  Problem border = stage_driver::random_problem({2, 2}, 150, ARROWSCHUR_BORDER_BANDED, 0, 9);
+  border.border[130] = -1.0;
+  check_orders(border);
+}
+
+CHECK_MAIN()
