@@ -11,6 +11,7 @@ ResidentWorkspace : loops and sequences of gradients at a frozen linearization.
 from __future__ import annotations
 
 from . import _threads, fixtures, policy
+from ._batch import BatchStep, solve_batch
 from ._borders import (
     BandedBorder,
     BlockDiagonalBorder,
@@ -106,6 +107,7 @@ __all__ = [
     "ArrowSystem",
     "BandedBorder",
     "BaseArrowFrame",
+    "BatchStep",
     "BlockDiagonalBorder",
     "BlockSparseCross",
     "Border",
@@ -190,6 +192,7 @@ __all__ = [
     "run_variant_sweep",
     "run_workspace_sweep",
     "set_num_threads",
+    "solve_batch",
     "solve_reduced",
     "stage_window",
     "workspace_cache_bytes",

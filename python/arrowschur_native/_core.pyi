@@ -230,6 +230,9 @@ def normal_equations(
 ) -> tuple[_Array, _Array, _Array, _Array, _Array]: ...
 
 # ---- steps ----
+def solve_batch(
+    systems: tuple[System, ...], ridge_t: float, ridge_beta: float, options: SolveOptions
+) -> list[tuple[_Array, _Array, SolveDiagnostics, float] | Exception]: ...
 def newton_step(
     system: System,
     ridge_t: float,

@@ -27,6 +27,7 @@ void register_policy(py::module_& m);
 void register_results(py::module_& m);
 void register_system(py::module_& m);
 void register_newton(py::module_& m);
+void register_batch(py::module_& m);
 void register_factor(py::module_& m);
 void register_frame(py::module_& m);
 void register_telemetry(py::module_& m);

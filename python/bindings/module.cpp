@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m) {
   register_results(m);
   register_system(m);
   register_newton(m);
+  register_batch(m);
   register_factor(m);
   register_frame(m);
   register_telemetry(m);

@@ -29,7 +29,7 @@ double expand_group(const RowRun& run, const BucketFactor<T>& f, const double* g
   const In* h_tb = static_cast<const In*>(s.h_tb());
   const auto& data = linalg::kernels().data<In>();
   const Index d = f.d, k = products == nullptr ? s.k() : 0;
-  const bool sparse = products == nullptr && h_tb == nullptr;
+  const bool sparse = products == nullptr && std::holds_alternative<BlockSparseCross>(s.cross());
   const Index fit = kChunkBytes / (std::max<Index>(1, d * k) * static_cast<Index>(sizeof(In)));
   const Index chunk = sparse ? kBlocks : std::clamp<Index>(fit, 1, kBlocks), rows = chunk * d;
   const bool norms = out != nullptr && out->norms;
@@ -104,7 +104,8 @@ template <class T>
 void expand(const ArrowSystem& s, const Partition& p, const RowFactors<T>& rows, const double* g_t, const double* db,
             double* dt, backend::ExpandOutputs* out, const CrossProducts* products) {
   const Index k = products == nullptr ? s.k() : 0;  // columns that are summed here
-  const std::vector<Group> own = products == nullptr && s.h_tb() == nullptr ? groups_of(s) : std::vector<Group>();
+  const bool sparse = products == nullptr && std::holds_alternative<BlockSparseCross>(s.cross());
+  const std::vector<Group> own = sparse ? groups_of(s) : std::vector<Group>();
   const std::vector<Group>& listed = own.empty() ? p.groups : own;
   const auto groups = static_cast<Index>(listed.size());
   const bool norms = out != nullptr && out->norms;

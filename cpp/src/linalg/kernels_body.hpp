@@ -757,13 +757,13 @@ ARROWSCHUR_INLINE void gram_rows(Index k, const In* b, Index ldb, const double* 
   constexpr int n = kLanes<double>;
   constexpr Index kLine = static_cast<Index>(64 / sizeof(In));
   constexpr int kHalf = kRows / 2;
-  const In* next = b + kRows * ldb;
+  const In* next = b + kRows * ldb;  // what follows in memory is fetched in the order of memory
   Vd sum[kRows];
   for (int r = 0; r < kRows; ++r) sum[r] = Vd{};
   Index j = 0;
   for (; j + kLine <= k; j += kLine) {
     if (more) {
-      for (int r = 0; r < kHalf; ++r) __builtin_prefetch(next + r * ldb + j, 0, 2);
+      for (int r = 0; r < kHalf; ++r, next += kLine) __builtin_prefetch(next, 0, 2);
     }
     for (int v = 0; v < static_cast<int>(kLine); v += n) {
       const Vd x0 = load(x + j + v);
@@ -780,7 +780,7 @@ ARROWSCHUR_INLINE void gram_rows(Index k, const In* b, Index ldb, const double* 
   for (int r = 0; r < kRows; ++r) f[r] = splat(z[r]);
   for (j = 0; j + kLine <= k; j += kLine) {
     if (more) {
-      for (int r = kHalf; r < kRows; ++r) __builtin_prefetch(next + r * ldb + j, 0, 2);
+      for (int r = kHalf; r < kRows; ++r, next += kLine) __builtin_prefetch(next, 0, 2);
     }
     for (int v = 0; v < static_cast<int>(kLine); v += n) {
       Vd even = load(acc + j + v), odd = Vd{};

@@ -427,7 +427,8 @@ TEST(ASweepOnTheDeviceHasTheBitsOfTheSequentialOne) {
       if (result.succeeded()) CHECK_EQUAL(std::string(result.fit->unproven_path), "gpu-resident-full");
     }
   }
-  // A fault stays with its fit.
+  // A fault stays with its fit, whichever that is: one of the eleven that succeed otherwise.
+  pointers.erase(pointers.begin() + 5);
   const fake::Failing script("reduce", 3, 1, ARROWSCHUR_DEVICE_FAILED);
   CHECK_EQUAL(run_fits_multiplexed(pointers, {}, sweep).throughput.succeeded, Index{10});
   for (const ResidentWorkspace& w : workspaces) CHECK(!w.device_resident());

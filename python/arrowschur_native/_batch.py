@@ -1,0 +1,90 @@
+"""Many small systems in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import _core
+from ._newton import warn_of_lifts
+from ._options import SolveOptions, solve_options
+from ._results import NewtonStep, step_from_core
+from ._system import ArrowSystem, system_handle
+
+__all__ = ["BatchStep", "solve_batch"]
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """The step of one system of a batch.
+
+    Attributes
+    ----------
+    step : NewtonStep
+        With its certificate.
+    log_det_hessian : float
+        `log det(H + ridges)`; NaN where the border was solved by iteration, or rows were lifted.
+    """
+
+    step: NewtonStep
+    log_det_hessian: float
+
+
+def solve_batch(
+    systems: Iterable[ArrowSystem],
+    *,
+    ridge_t: float = 0.0,
+    ridge_beta: float = 0.0,
+    options: SolveOptions | None = None,
+) -> list[BatchStep | Exception]:
+    """Solve independent systems at the same ridges, a thread per system.
+
+    Parameters
+    ----------
+    systems : iterable of ArrowSystem
+        Of any shapes; none is a legal number of them.
+    ridge_t, ridge_beta : float, default 0
+        Finite, >= 0.
+    options : SolveOptions, optional
+        For each of the systems; `num_threads` says how many of them are worked on at a time.
+
+    Returns
+    -------
+    list
+        In the order of the systems: a `BatchStep`, bit for bit that of `factorize(system).step()`, or the exception that
+        this would have raised. A failure stays with its system.
+
+    Raises
+    ------
+    InvalidArgument
+        A ridge is negative or not finite, or an entry is not an ArrowSystem.
+    DeviceUnavailableError
+        `options.device` is `'required'`: batches run on the host in this version.
+    UnsupportedConfiguration
+        `options.schur_apply` is set: a product belongs to one system.
+
+    Notes
+    -----
+    Threads that share one small system mostly wait for each other; here each has one to itself. Releases the GIL.
+
+    Examples
+    --------
+    >>> import arrowschur_native as asn
+    >>> systems = [asn.fixtures.small_fixture(seed).system() for seed in (0x11, 0x22)]
+    >>> [round(result.log_det_hessian, 7) for result in asn.solve_batch(systems)]
+    [31.0928815, 31.0668484]
+    """
+    batch = tuple(systems)
+    handles = tuple(system_handle(system) for system in batch)
+    results: list[BatchStep | Exception] = []
+    for system, result in zip(
+        batch, _core.solve_batch(handles, float(ridge_t), float(ridge_beta), solve_options(options)), strict=True
+    ):
+        if isinstance(result, tuple):
+            if result[2].rows_lifted:
+                warn_of_lifts(result[2])
+            step = step_from_core(result[:3], system.copies, system.single)
+            results.append(BatchStep(step=step, log_det_hessian=result[3]))
+        else:
+            results.append(result)
+    return results
