@@ -1,15 +1,16 @@
 """Build, test and measure on this host's device, and write the ledger: python bench/device_check.py
 
-One command, under 8 minutes once the tree is built. It builds the library with the CUDA backend into build/device, runs the
-C++ device tests and `pytest -m device --require-device`, measures the stages and solves of the reference shapes beside the
-device's own ceilings, computes the floors, and appends one record for each item to bench/results/device_ledger.jsonl.
+One command, under 8 minutes once the tree is built. It builds the library with the CUDA backend into build/device, runs
+the C++ device tests and `pytest -m device --require-device`, measures stages and solves of the reference shapes beside
+the device's own ceilings, computes the floors, and appends a record per item to bench/results/device_ledger.jsonl.
 
-Exit status: 0; 1 where a test failed, a speed that is asked for was missed, or an item takes 1.2 times its best on the same
-device; 2 where there is no device (its typed reason is printed) or the arguments are wrong. Then nothing is written.
+Exit status: 0; 1 where a test failed, a speed that is asked for was missed, an item takes 1.2 times its best on the
+same device, or the device is broken; 2 where there is none (the typed reason is printed) or the arguments are wrong,
+and then nothing is written.
 
 --compile-only builds the backend for compute capability 8.0 and 9.0, on any host with a toolkit, and records that.
---stand-in tries this program itself on the fake device of the tests (ARROWSCHUR_CUDA_BACKEND names it): tiny shapes, records
-that say `fake`, and never in the ledger of devices.
+--stand-in tries this program itself on the fake device of the tests (ARROWSCHUR_CUDA_BACKEND names it): tiny shapes,
+records that say `fake`, and never in the ledger of devices.
 """
 
 from __future__ import annotations
@@ -28,7 +29,19 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from device_ledger import LEDGER, Item, Rates, Target, append, find_slower, read, record_of, refuse_ledger, targets_of
+from device_ledger import (
+    DATASHEET,
+    LEDGER,
+    Item,
+    Rates,
+    Target,
+    append,
+    find_slower,
+    read,
+    record_of,
+    refuse_ledger,
+    targets_of,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "device"
@@ -51,7 +64,7 @@ def python_packages() -> list[str]:
 
 
 def build(preset: str, folder: pathlib.Path) -> pathlib.Path:
-    """Build library, backend, extension and tests for the device at hand; return a folder to import the package from."""
+    """Build library, backend, extension and tests for this device; return a folder to import the package from."""
     settings = ["-DARROWSCHUR_CUDA=ON", "-DARROWSCHUR_PYTHON=ON", "-DCMAKE_CUDA_ARCHITECTURES=native"]
     configure = ["cmake", "--preset", preset, "-B", str(folder), *settings, *python_packages()]
     subprocess.run(configure, cwd=ROOT, check=True)
@@ -85,7 +98,15 @@ def compile_only(folder: pathlib.Path, ledger: pathlib.Path, *, configure: bool)
     if configure:
         generations = ";".join(f"{number}-real" for number in GENERATIONS)
         settings = ["-DARROWSCHUR_CUDA=ON", "-DARROWSCHUR_DEVELOPER=ON", f"-DCMAKE_CUDA_ARCHITECTURES={generations}"]
-        command = ["cmake", "--preset", "release", "-B", str(folder), *settings, f"-DPython_EXECUTABLE={sys.executable}"]
+        command = [
+            "cmake",
+            "--preset",
+            "release",
+            "-B",
+            str(folder),
+            *settings,
+            f"-DPython_EXECUTABLE={sys.executable}",
+        ]
         subprocess.run(command, cwd=ROOT, check=True)
         subprocess.run(["cmake", "--build", str(folder), "--target", "arrowschur_cuda", "--parallel"], check=True)
     library, commands = folder / "lib" / "libarrowschur_cuda.so", folder / "compile_commands.json"
@@ -246,10 +267,13 @@ def failures_of(items: Sequence[Item]) -> list[str]:
 def verdict(failures: Sequence[str], targets: Sequence[Target], slower: Sequence[object], *, timed: bool) -> int:
     """Print what is wrong and what is too slow; return the exit status. `timed`: whether times count."""
     missed = [target for target in targets if not target.met]
-    for title, lines in (("FAILED", failures), ("MISSED", missed), ("SLOWER", slower)):
+    met = [target for target in targets if target.met]
+    for title, lines in (("met", met), ("MISSED", missed), ("SLOWER", slower), ("FAILED", failures)):
         for line in lines:
-            print(f"{title} {line}")
-    print(f"{len(targets) - len(missed)} of {len(targets)} speed targets met")
+            print(f"{title:<6} {line}")
+    print(
+        f"{len(met)} of {len(targets)} speed targets met" + ("" if timed else "; times of a stand-in count for nothing")
+    )
     return FAILURE if failures or (timed and (missed or slower)) else SUCCESS
 
 
@@ -267,14 +291,19 @@ def check(arguments: argparse.Namespace) -> int:
     """Test and measure with the package that is imported."""
     import device_measure as measure  # not before there is something to import
 
-    info = measure.asn.device_info()
+    import arrowschur_native as asn
+
+    info = asn.device_info()
     if not info["available"]:
         print(f"no device: {info['reason']}", file=sys.stderr)
-        return USAGE
+        return FAILURE if info["outcome"] == "fault" else USAGE  # there, and broken, is not absent
     stand_in: bool = arguments.stand_in
     complaint = refuse_ledger(arguments.ledger, info["backend"])
     if (info["backend"] == "fake") is not stand_in:
         complaint = f"the backend is {info['backend']!r}: --stand-in is for the fake device, and for nothing else"
+    program = arguments.build_dir / "tests" / PROGRAM
+    if not (complaint or stand_in or program.is_file()):
+        complaint = f"{program} is not built"
     if complaint:
         print(complaint, file=sys.stderr)
         return USAGE
@@ -289,14 +318,19 @@ def check(arguments: argparse.Namespace) -> int:
         if not stand_in:  # they are for the real backend
             items += cpp_tests(arguments.build_dir, measure.library_environment())
 
-    program = arguments.build_dir / "tests" / PROGRAM
-    if not program.is_file():
-        print(f"{program} is not built: no ceilings, no stages", file=sys.stderr)
-        if not stand_in:
-            return USAGE
     plan = measure.stand_in_plan() if stand_in else measure.device_plan()
-    measured, rates = measure.measure(info, plan, program if program.is_file() else None, say)
-    return conclude([*items, *measured], rates, environment, arguments.ledger, timed=not stand_in)
+    rates = DATASHEET
+    try:
+        if program.is_file():
+            say("ceilings and stages")
+            rates, stages = measure.ceilings(program, info, plan)
+            items += stages
+        for item in measure.items(info, plan, rates, say):
+            items.append(item)
+    except (asn.ArrowError, RuntimeError, subprocess.CalledProcessError) as error:
+        # What was measured before is written; the run has failed.
+        items.append(Item(kind="parity", name="measuring", tests={"run": 1, "passed": 0, "failed": [str(error)]}))
+    return conclude(items, rates, environment, arguments.ledger, timed=not stand_in)
 
 
 def conclude(
@@ -309,8 +343,6 @@ def conclude(
     append(ledger, records)
     show(table(records))
     print(f"measured: {rates.memory / 1e12:.3g} TB/s copying, {rates.matrix / 1e12:.3g} TFLOP/s in float64 products")
-    for target in targets:
-        print(f"{'met   ' if target.met else 'missed'} {target}")
     print(f"{len(records)} records appended to {ledger}")
     return verdict(failures_of(items), targets, slower, timed=timed)
 
@@ -319,7 +351,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=("release", "dev"), default="release", help="of CMake; release by default")
     parser.add_argument("--build-dir", type=pathlib.Path, default=BUILD, help="reused where it stands; build/device")
-    parser.add_argument("--no-build", action="store_true", help="take the installed package, and the build folder as it is")
+    parser.add_argument(
+        "--no-build", action="store_true", help="take the installed package, and the build folder as it is"
+    )
     parser.add_argument("--no-tests", action="store_true", help="only measure")
     parser.add_argument("-k", metavar="EXPRESSION", help="of the Python tests, only these")
     parser.add_argument("--ledger", type=pathlib.Path, default=LEDGER, help="file that records are appended to")
@@ -335,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.compile_only:
             folder = arguments.build_dir if arguments.build_dir != BUILD else BUILD.with_name("device-compile")
             return compile_only(folder, arguments.ledger, configure=not arguments.no_build)
-        if arguments.no_build:
+        if arguments.no_build or arguments.stand_in:
             return check(arguments)
         if reason := why_no_driver():
             print(f"no device: {reason}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """What bench/device_check.py knows without a device: floors, percentiles, records, targets, and the ledger.
 
-A record is one measured item, one line of JSON in `bench/results/device_ledger.jsonl`. Lines are appended, never edited:
-a wrong one is followed by one whose `corrects` holds its `id`. Times are in seconds.
+A record is one measured item, one line of JSON in `bench/results/device_ledger.jsonl`. Lines are appended, never
+edited: a wrong one is followed by one whose `corrects` holds its `id`. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -296,7 +296,19 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _key(record: Mapping[str, Any]) -> tuple[str, ...]:
-    names = ("backend", "device", "compute_capability", "kind", "item", "fixture", "shape", "route", "storage", "N")
+    names = (
+        "backend",
+        "device",
+        "compute_capability",
+        "multiprocessors",
+        "kind",
+        "item",
+        "fixture",
+        "shape",
+        "route",
+        "storage",
+        "N",
+    )
     return tuple(json.dumps(record.get(name), sort_keys=True) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""The measurements of bench/device_check.py, through the public API and the program tests/cpp/backend/device_ceilings.cpp.
+"""The measurements of bench/device_check.py: the public API, and the program tests/cpp/backend/device_ceilings.cpp.
 
 Stages are timed by device events on inputs that rotate past the cache, solves and fits by the host's clock around calls
 that wait for their result: at least 20 repetitions after 5 warm-ups. Clocks and power limits are left as they are.
@@ -169,6 +169,7 @@ def environment(info: Mapping[str, Any]) -> dict[str, Any]:
         "backend": info["backend"],
         "device": device["name"],
         "compute_capability": list(device["compute_capability"]),
+        "multiprocessors": device["multiprocessors"],
         "driver": device["driver_version"],
         "toolkit": device["runtime_version"],
         "libraries": library_versions(),
@@ -216,7 +217,9 @@ def stage_items(stages: Sequence[Mapping[str, Any]], plan: Plan, rates: Rates) -
         seconds = tuple(entry["seconds"])
         if entry["stage"] == "copy":
             figures = {"bytes_per_second": rates.memory}
-            yield Item(kind="stage", name="copy on the device", seconds=seconds, warm_ups=plan.warm_ups, figures=figures)
+            yield Item(
+                kind="stage", name="copy on the device", seconds=seconds, warm_ups=plan.warm_ups, figures=figures
+            )
             continue
         name, fixture = entry["stage"], entry["fixture"]
         if fixture == "product":
@@ -289,7 +292,8 @@ def residency(system: asn.ArrowSystem, case: Case, plan: Plan, backend: str) -> 
 
     warm = timed(lambda i: frame.step(*pairs[i % GRADIENTS]), plan)
     cold = timed(lambda i: asn.newton_step_reupload(aimed[i % GRADIENTS]), plan)
-    upload = timed(lambda i, base=asn.BaseArrowFrame(system): base.refresh(system), plan)
+    base = asn.BaseArrowFrame(system)  # a refresh waits for the one before it: the whole of an upload is timed
+    upload = timed(lambda _: base.refresh(system), plan)
     predicted = predicted_times(case.shape)
     common: dict[str, Any] = {"kind": "solve", "fixture": case.fixture, "shape": case.shape, "warm_ups": plan.warm_ups}
     yield Item(
@@ -437,24 +441,21 @@ def sweeps(plan: Plan) -> Iterator[Item]:
     )
 
 
-def measure(
-    info: Mapping[str, Any], plan: Plan, program: pathlib.Path | None, say: Callable[[str], object]
-) -> tuple[list[Item], Rates]:
-    """Return everything that was measured, and the rates of this device (those of the datasheet without a program)."""
-    items: list[Item] = []
-    rates = DATASHEET
-    if program is not None:
-        say("ceilings and stages")
-        stages = run_ceilings(program, info, plan)
-        rates = measured_rates(stages, plan)
-        items += stage_items(stages, plan, rates)
+def ceilings(program: pathlib.Path, info: Mapping[str, Any], plan: Plan) -> tuple[Rates, list[Item]]:
+    """Return the rates of this device, and the items that the program measures."""
+    stages = run_ceilings(program, info, plan)
+    rates = measured_rates(stages, plan)
+    return rates, list(stage_items(stages, plan, rates))
+
+
+def items(info: Mapping[str, Any], plan: Plan, rates: Rates, say: Callable[[str], object]) -> Iterator[Item]:
+    """Measure through the public API, item by item."""
     for case in plan.cases:
         say(f"{case.fixture}, border {case.shape.border_name}")
         system = case.make()
-        items += builds(system, case, plan, rates)
-        items += residency(system, case, plan, info["backend"])
-        items += fits(system, case, plan, rates)
+        yield from builds(system, case, plan, rates)
+        yield from residency(system, case, plan, info["backend"])
+        yield from fits(system, case, plan, rates)
     say("deep rows, sweeps")
-    items += deep_rows(plan)
-    items += sweeps(plan)
-    return items, rates
+    yield from deep_rows(plan)
+    yield from sweeps(plan)

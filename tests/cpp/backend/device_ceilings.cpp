@@ -106,8 +106,8 @@ void measure_copy(const ArrowschurDeviceTable& table, const Plan& plan) {
   void* const from = stream.allocate(plan.copy_bytes / 8);
   void* const to = stream.allocate(plan.copy_bytes / 8);
   const auto bytes = static_cast<std::size_t>(plan.copy_bytes);
-  const Timing timing = time_work(
-      stream, plan, [&](int) { stream.require(table.copy_on_device(to, from, bytes, stream.handle())); });
+  const Timing timing =
+      time_work(stream, plan, [&](int) { stream.require(table.copy_on_device(to, from, bytes, stream.handle())); });
   // In the place of n: the bytes that one copy reads and writes.
   print("copy", {.name = "bytes", .n = 1, .d = 1, .k = 2 * plan.copy_bytes}, 1, timing);
 }
@@ -146,9 +146,9 @@ std::size_t frames_for(const ArrowschurDeviceTable& table, const Plan& plan, con
 
 void measure_stages(const ArrowschurDeviceTable& t, const Plan& plan, const Shape& shape) {
   const bool dense = shape.bandwidth < 0;
-  const Problem p = random_problem(repeated(shape.d, shape.n), shape.k,
-                                   dense ? ARROWSCHUR_BORDER_DENSE : ARROWSCHUR_BORDER_BANDED,
-                                   dense ? 0 : shape.bandwidth, 7);
+  const Problem p =
+      random_problem(repeated(shape.d, shape.n), shape.k, dense ? ARROWSCHUR_BORDER_DENSE : ARROWSCHUR_BORDER_BANDED,
+                     dense ? 0 : shape.bandwidth, 7);
   Stream stream(t);
   std::vector<std::unique_ptr<Bench>> frames(frames_for(t, plan, p));
   for (auto& frame : frames) frame = std::make_unique<Bench>(stream, p);
@@ -198,7 +198,8 @@ int run(const std::string& backend, const Plan& plan) {
 
 int main(int argc, char** argv) {
   if (argc < 7) {
-    std::cerr << "usage: device_ceilings BACKEND WARM_UPS REPETITIONS ROTATE_BYTES COPY_BYTES NAME:N:D:K:BANDWIDTH...\n";
+    std::cerr
+        << "usage: device_ceilings BACKEND WARM_UPS REPETITIONS ROTATE_BYTES COPY_BYTES NAME:N:D:K:BANDWIDTH...\n";
     return 2;
   }
   try {
