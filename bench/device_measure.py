@@ -189,8 +189,13 @@ def run_ceilings(program: pathlib.Path, info: Mapping[str, Any], plan: Plan) -> 
     words = [f"{name}:{s.n}:{s.d}:{s.k}:{-1 if s.bandwidth is None else s.bandwidth}" for name, s in named]
     numbers = [plan.warm_ups, plan.repetitions, rotate, plan.copy_bytes]
     command = [str(program), info["library"], *map(str, numbers), *words]
-    result = subprocess.run(command, env=library_environment(), stdout=subprocess.PIPE, text=True, check=True)
-    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    result = subprocess.run(command, env=library_environment(), capture_output=True, text=True, check=False)
+    lines = result.stdout.splitlines()
+    if result.returncode != 0:
+        words = [line for line in lines if not line.startswith("{")]
+        told = "; ".join([*words, *result.stderr.splitlines()])
+        raise RuntimeError(f"{program.name} ended with status {result.returncode}: {told}")
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 def measured_rates(stages: Sequence[Mapping[str, Any]], plan: Plan) -> Rates:

@@ -372,6 +372,15 @@ def test_a_failing_device_leaves_what_was_measured(fake: Path, ledger: ModuleTyp
     assert "warm step" in {made["item"] for made in records}
 
 
+def test_a_failing_program_says_why(measure: ModuleType, tmp_path: Path) -> None:
+    program = tmp_path / "device_ceilings"
+    program.write_text("#!/bin/sh\necho '{}'\necho $6 failed\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    info = {"devices": [{"l2_bytes": 1}], "library": "backend.so"}
+    with pytest.raises(RuntimeError, match="device_ceilings ended with status 1: tiny:12:2:20:-1 failed"):
+        measure.run_ceilings(program, info, measure.stand_in_plan())
+
+
 def test_the_reference_shapes_are_those_of_the_fixtures(measure: ModuleType) -> None:
     plan = measure.device_plan()
     assert [(case.fixture, case.shape.border_name, case.asked_speedup) for case in plan.cases] == [
