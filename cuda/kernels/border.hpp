@@ -150,7 +150,7 @@ struct CheckBorder {
     double bad = static_cast<double>(args.k);
     for (int t = 0; t < kThreads; ++t) bad = shared[t] < bad ? shared[t] : bad;
     auto pivot = static_cast<std::int64_t>(bad);
-    if (*args.info > 0) pivot = *args.info - 1;
+    if (*args.info > 0 && *args.info - 1 < pivot) pivot = *args.info - 1;  // after a NaN it may name a later one
     ArrowschurBuildRecord& record = *args.record;
     if (pivot >= args.k && *args.info == 0) return;
     record.failed |= ARROWSCHUR_BORDER_FAILED;

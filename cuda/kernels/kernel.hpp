@@ -101,9 +101,10 @@ ARROWSCHUR_HD inline void atomic_min(std::uint64_t* to, std::uint64_t value) {
 #endif
 }
 
-// Of doubles that are not negative: their bit patterns are ordered as they are. Anything else is passed over.
+// Of doubles that are not negative: their bit patterns are ordered as they are. Anything else is passed over, and what is
+// not finite, so that one such row does not hide the others.
 ARROWSCHUR_HD inline void atomic_max(double* to, double value) {
-  if (!(value > 0.0)) return;
+  if (!(value > 0.0 && value < HUGE_VAL)) return;
 #ifdef __CUDA_ARCH__
   unsigned long long bits;
   std::memcpy(&bits, &value, sizeof bits);

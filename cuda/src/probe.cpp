@@ -160,6 +160,18 @@ void read_facts(const Driver& driver, ArrowschurDeviceFacts& facts) {
   facts.name[sizeof facts.name - 1] = '\0';
 }
 
+// What the backend is compiled for and relies on.
+void require_able(const ArrowschurDeviceFacts& facts) {
+  const std::string name = facts.name;
+  if (facts.compute_major < 8) {
+    throw End{ARROWSCHUR_PROBE_NO_DEVICE, name + " has compute capability " + std::to_string(facts.compute_major) +
+                                              "." + std::to_string(facts.compute_minor) + "; 8.0 or later is needed"};
+  }
+  if (facts.memory_pools == 0) {
+    throw End{ARROWSCHUR_PROBE_NO_DEVICE, name + " has no stream-ordered memory pools, which are needed"};
+  }
+}
+
 }  // namespace
 
 void set_package_roots(std::vector<std::string> folders) { package_roots() = std::move(folders); }
@@ -172,6 +184,7 @@ int probe(ArrowschurDeviceFacts* facts) noexcept {
     count_devices(driver);
     require(bind());
     read_facts(driver, *facts);
+    require_able(*facts);
     if (const char* missing = set_math_libraries(cublas, cusolver)) {
       throw End{ARROWSCHUR_PROBE_FAULT, std::string("the libraries do not export ") + missing};
     }

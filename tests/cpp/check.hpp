@@ -67,7 +67,8 @@ void equal(const char* file, int line, const char* expressions, const A& a, cons
 }
 
 inline void near(const char* file, int line, const char* expressions, double a, double b, double tolerance) {
-  if (std::fabs(a - b) <= tolerance * std::max(std::fabs(a), std::fabs(b)) || a == b) return;  // false for NaN
+  const double size = std::max(std::fabs(a), std::fabs(b));
+  if (a == b || (std::isfinite(size) && std::fabs(a - b) <= tolerance * size)) return;  // false for NaN
   fail(file, line,
        std::string(expressions) + " differ by " + text(std::fabs(a - b)) + ", more than " + text(tolerance) +
            " relative: " + text(a) + " and " + text(b));
@@ -83,15 +84,20 @@ inline void near(const char* file, int line, const char* expressions, std::span<
   double size = 0.0, gap = 0.0;
   std::size_t worst = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    size = std::max({size, std::fabs(a[i]), std::fabs(b[i])});
-    const double here = std::fabs(a[i] - b[i]);
-    if (here > gap || std::isnan(here)) {
+    if (a[i] == b[i] && !std::isfinite(a[i])) continue;  // equal infinities say nothing of a size
+    const double larger = std::max(std::fabs(a[i]), std::fabs(b[i])), here = std::fabs(a[i] - b[i]);
+    if (!std::isfinite(here)) {
+      gap = here;
+      worst = i;
+      break;
+    }
+    size = std::max(size, larger);
+    if (here > gap) {
       gap = here;
       worst = i;
     }
-    if (std::isnan(here)) break;
   }
-  if (gap <= tolerance * size || a.empty()) return;
+  if (std::isfinite(gap) && gap <= tolerance * size) return;
   fail(file, line,
        std::string(expressions) + " differ by " + text(gap) + " at " + text(worst) + ", more than " + text(tolerance) +
            " of " + text(size) + ": " + text(a[worst]) + " and " + text(b[worst]));

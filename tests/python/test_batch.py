@@ -64,9 +64,7 @@ def test_failures_stay_with_their_systems() -> None:
         raise ValueError("a callback of the user")
 
     base = fixtures.coupled_fixture(6, 2, 4, seed=3)
-    callback = asn.ArrowSystem(
-        base.h_tt, base.h_tb, asn.OperatorBorder(broken, np.full(4, 4.0)), base.g_t, base.g_beta
-    )
+    callback = asn.ArrowSystem(base.h_tt, base.h_tb, asn.OperatorBorder(broken, np.full(4, 4.0)), base.g_t, base.g_beta)
     matrix_free = asn.SolveOptions(mode="inexact_pcg")
     results = asn.solve_batch([base.system(), callback, base.system()], options=matrix_free)
     assert [type(result) for result in results] == [asn.BatchStep, ValueError, asn.BatchStep]

@@ -16,7 +16,8 @@ namespace arrowschur {
 // One system's step, or what went wrong with it.
 struct BatchResult {
   std::optional<NewtonStep> step;
-  double log_det_hessian = std::numeric_limits<double>::quiet_NaN();  // log det(H + ridges); NaN with lifted rows or an iterative border
+  double log_det_hessian =
+      std::numeric_limits<double>::quiet_NaN();  // log det(H + ridges); NaN with lifted rows or an iterative border
   std::exception_ptr error;  // of a system without a step
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "arrowschur/error.hpp"
 #include "backend/device_loader.hpp"
 
 namespace arrowschur::device {
@@ -96,8 +97,9 @@ std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t) {
   }
   // Rows that a kept factor shares stay with it.
   if (place && place->rows().use_count() == 1) return place;
-  const std::size_t held = system_.bytes() + bytes() + (place ? place->bytes() : border);
-  const bool keep = held + rows <= byte_budget(system_.lane().table(), memory_limit_, held);
+  const std::size_t held = system_.bytes() + bytes() + (place ? place->bytes() : 0);
+  const std::size_t wanted = (place ? 0 : border) + rows;
+  const bool keep = held + wanted <= byte_budget(system_.lane().table(), memory_limit_, held);
   if (!keep) require_room((place ? 0 : border) + RowPart::bytes(system_, false));
   auto own = std::make_shared<RowPart>(system_, keep);
   if (!place) return std::make_shared<DeviceFactor>(system_, std::move(own));
@@ -106,6 +108,7 @@ std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t) {
 }
 
 FactorAnswer FactorCache::get(double ridge_t, double ridge_beta) {
+  if (!system_.whole()) throw DeviceError("refresh", "ended early: the blocks are a mixture until refresh() succeeds");
   FactorAnswer answer;
   if (entries_ == 0 && !factors_.empty()) make_room(0);
   if ((answer.factor = find(ridge_t, ridge_beta)) != nullptr) return answer;

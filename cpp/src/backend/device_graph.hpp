@@ -37,12 +37,14 @@ class Graph {
   template <class Queue>
   void capture(Queue&& queue) {
     const Table& table = lane_->table();
+    const bool sound = !lane_->broken();
     bool good = table.capture_begin(lane_->stream()) == ARROWSCHUR_DEVICE_OK;
     if (!good) return lane_->count_capture_failure();
     try {
       queue();
     } catch (const DeviceError&) {
-      good = false;  // queued anew, call by call, it will say so again if it was not the capture's fault
+      good = false;
+      if (sound) lane_->forgive();  // queued anew, call by call, it will say so again if it was not the capture's fault
     }
     void* graph = nullptr;
     if (table.capture_end(lane_->stream(), &graph) != ARROWSCHUR_DEVICE_OK) graph = nullptr;

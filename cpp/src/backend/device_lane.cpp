@@ -8,6 +8,7 @@
 
 #include "backend/device_loader.hpp"
 #include "linalg/pool.hpp"
+#include "telemetry.hpp"
 
 namespace arrowschur::device {
 namespace {
@@ -162,6 +163,10 @@ Telemetry Lane::take_telemetry() {
 }
 
 void LaneReturn::operator()(Lane* lane) const noexcept {
+  if (handles_are_valid()) {
+    Telemetry nobodys;  // of a call that ended early: still work of the process
+    telemetry::count(nobodys, lane->take_telemetry());
+  }
   // What is in the pool is idle: memory that was released has been given back, the pinned places are free.
   const bool fit = !lane->broken() && handles_are_valid() && lane->settle();
   if (!fit) {

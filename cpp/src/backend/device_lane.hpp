@@ -47,6 +47,7 @@ class Lane {
   // Work issued since the counters were last taken.
   Telemetry take_telemetry();
   void count_capture_failure() noexcept { ++capture_failures_; }
+  void forgive() noexcept { broken_ = false; }  // a failure that was a capture's
 
  private:
   static constexpr std::size_t kMailbox = std::size_t{64} << 10, kStaging = std::size_t{8} << 20;

@@ -145,7 +145,7 @@ Index DeviceSystem::max_dim() const noexcept {
   return d;
 }
 
-void DeviceSystem::refresh(const ArrowSystem& s) {
+void DeviceSystem::require_same(const ArrowSystem& s) const {
   const auto same = [](const char* what, Index got, Index expected) {
     if (got != expected) {
       throw InvalidArgument("system", std::string(what) + " = " + std::to_string(got),
@@ -164,7 +164,13 @@ void DeviceSystem::refresh(const ArrowSystem& s) {
   const BorderForm form = border_form(s.border());
   same("the form of h_bb", form.form, border_.form);
   same("the width of h_bb", form.width, border_.width);
+}
+
+void DeviceSystem::overwrite(const ArrowSystem& s) {
+  whole_ = false;
   copy(s);
+  lane_.synchronize();
+  whole_ = true;
 }
 
 Index system_bytes(const ArrowSystem& s) {

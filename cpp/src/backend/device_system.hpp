@@ -27,8 +27,12 @@ class DeviceSystem {
   DeviceSystem(const DeviceSystem&) = delete;
   DeviceSystem& operator=(const DeviceSystem&) = delete;
 
-  // Other numbers in the same places. InvalidArgument when a shape differs, before anything is touched.
-  void refresh(const ArrowSystem&);
+  // Other numbers in the same places, for a system whose shapes require_same() has found equal (InvalidArgument,
+  // UnsupportedConfiguration). Where overwrite() ends early the blocks are a mixture, and whole() is false until it
+  // succeeds.
+  void require_same(const ArrowSystem&) const;
+  void overwrite(const ArrowSystem&);
+  bool whole() const noexcept { return whole_; }
 
   const ArrowschurDeviceSystem* view() const noexcept { return &view_; }
   Lane& lane() const noexcept { return lane_; }
@@ -57,6 +61,7 @@ class DeviceSystem {
   std::vector<std::size_t> index_at_;
   std::vector<Index> row_dims_;
   BorderForm border_;
+  bool whole_ = true;
   Index n_ = 0;  // rows; those without unknowns are not the device's
   Index row_entries_ = 0;
   ArrowschurDeviceSizes sizes_{};

@@ -106,10 +106,9 @@ double ResidentDevice::certificate(const DeviceFactor& factor) {
 }
 
 void ResidentDevice::refresh(const ArrowSystem& s) {
-  system_.refresh(s);
   factors_.clear();
   norm_ridge_t_ = norm_ridge_beta_ = -1.0;
-  lane_->synchronize();
+  system_.overwrite(s);
 }
 
 }  // namespace arrowschur::device

@@ -44,7 +44,9 @@ class ResidentDevice {
   };
   void solve(DeviceFactor&, const Column&);
 
-  void refresh(const ArrowSystem&);  // other numbers, same shapes; no factor survives
+  // Other numbers, same shapes (DeviceSystem::require_same); no factor survives. Where it ends early none can be made until
+  // another refresh succeeds.
+  void refresh(const ArrowSystem&);
 
   // |Hx + g|_inf / (|H|_inf |x|_inf + |g|_inf) of the step that was solved last, H with the factor's ridges.
   double certificate(const DeviceFactor&);

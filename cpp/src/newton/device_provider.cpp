@@ -52,6 +52,7 @@ device::FactorAnswer DeviceProvider::factor(double ridge_t, double ridge_beta) {
 }
 
 Attempt DeviceProvider::attempt(double ridge_t, double ridge_beta) {
+  factor_.reset();  // so that its memory may be used again
   device::FactorAnswer answer = factor(ridge_t, ridge_beta);
   factor_ = std::move(answer.factor);
   if (factor_ == nullptr) {

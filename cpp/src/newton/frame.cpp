@@ -113,10 +113,11 @@ class FrameState {
   }
 
   void refresh(const ArrowSystem& s) {
+    device_.system().require_same(s);
     Gradient gradient = gradient_of(s);
+    ++generation_;
     device_.refresh(s);
     gradient_ = std::move(gradient);
-    ++generation_;
     settle();
   }
 

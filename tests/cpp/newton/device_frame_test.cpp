@@ -311,6 +311,23 @@ TEST(ARefreshReplacesTheNumbers) {
   CHECK(same_bits(base.refactor_and_solve(0.0, 0.0), fresh));
 }
 
+// What an early end leaves is a mixture of two systems: nothing is solved with it.
+TEST(ARefreshThatEndsEarlyIsNotSolvedWith) {
+  const fake::Leaks leaks;
+  const FixtureData f = fixtures::coupled_fixture(8, 2, 4, 1, 0.5, BorderKind::dense);
+  const FixtureData g = fixtures::coupled_fixture(8, 2, 4, 2, 0.5, BorderKind::dense);
+  BaseArrowFrame base = BaseArrowFrame::build(f.system());
+  const FrameFactors old = base.factor_at(0.0, 0.0);
+  {
+    const fake::Failing script("copy_to_device", 2, 1, ARROWSCHUR_DEVICE_FAILED);
+    CHECK_THROWS(DeviceError, base.refresh(g.system()));
+  }
+  CHECK_THROWS_WITH(InvalidArgument, "refresh", base.solve_with(old));
+  CHECK_THROWS_WITH(DeviceError, "refresh", base.refactor_and_solve(0.0, 0.0));
+  base.refresh(g.system());
+  CHECK(same_bits(base.refactor_and_solve(0.0, 0.0), ArrowFrame::build(g.system()).step()));
+}
+
 // T-D-14
 TEST(OneRetryRepairsEveryRow) {
   const fake::Leaks leaks;
