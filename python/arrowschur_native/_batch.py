@@ -51,8 +51,8 @@ def solve_batch(
     Returns
     -------
     list
-        In the order of the systems: a `BatchStep`, bit for bit that of `factorize(system).step()`, or the exception that
-        this would have raised. A failure stays with its system.
+        In the order of the systems: a `BatchStep`, bit for bit that of `factorize(system).step()`, or the exception
+        that this would have raised. A failure stays with its system.
 
     Raises
     ------
