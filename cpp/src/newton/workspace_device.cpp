@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <utility>
+#include <vector>
 
+#include "arrowschur/error.hpp"
 #include "arrowschur/policy.hpp"
 #include "backend/device_loader.hpp"
 #include "newton/inner_loop.hpp"
@@ -32,10 +34,22 @@ void fill_account(InnerFit& fit, const device::Table& table, const char* path) {
 void note_device_fault() noexcept { g_faults.fetch_add(1, std::memory_order_relaxed); }
 bool device_is_given_up() noexcept { return g_faults.load(std::memory_order_relaxed) >= 2; }
 
-// Blocks and one factor, W as large as B, S_0 and S.
+// Blocks and one factor (W as large as B, S_0 and S, L, inverses of the diagonal blocks), and what a lane takes.
 Index device_bytes_of_a_fit(const ArrowSystem& s) {
-  const Index numbers = s.total_dim() * s.k() + 2 * s.k() * (s.k() + 15) + 8 * (s.total_dim() + s.k());
-  return device::system_bytes(s) + static_cast<Index>(sizeof(double)) * numbers;
+  constexpr Index kLane = Index{40} << 20;  // the libraries' workspaces
+  const Index t = s.total_dim(), k = s.k();
+  const Index numbers = t * k + 2 * k * (k + 15) + 8 * (t + k) + t * (s.max_dim() + 1) + 128 * (k + 127);
+  return device::system_bytes(s) + static_cast<Index>(sizeof(double)) * numbers + kLane;
+}
+
+void make_lanes(Index count) {
+  if (device::table_if_available() == nullptr) return;
+  std::vector<device::LaneLease> lanes;  // held together, so that they are as many
+  try {
+    while (static_cast<Index>(lanes.size()) < count) lanes.push_back(device::lease_lane());
+  } catch (const DeviceError&) {
+    return;  // the fits will meet it, and say so
+  }
 }
 
 Index device_budget(const SolveOptions& options) {

@@ -51,6 +51,8 @@ class WorkspaceDevice {
 // before a worker could wake it; without one the budget is that of one fit.
 Index device_bytes_of_a_fit(const ArrowSystem&);
 Index device_budget(const SolveOptions&);
+// Streams with their library handles for `count` fits at a time, where there is a device.
+void make_lanes(Index count);
 
 // Faults of the device that calls of this process have survived on the CPU. From the second on nothing is sent there any
 // more unless it is required.

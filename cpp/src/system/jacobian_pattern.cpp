@@ -15,7 +15,6 @@ using linalg::Buffer;
 
 constexpr Index kMaxGroups = 16;  // partials of the border
 constexpr Index kRowChunk = 256;  // rows per symbolic task
-constexpr Index kMaxTasks = 64;
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 

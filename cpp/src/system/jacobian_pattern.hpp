@@ -52,10 +52,11 @@ struct JacobianPattern {
     return {j_ptr.data(), j_block.data(), values, offsets, nullptr};
   }
 
+  static constexpr Index kMaxTasks = 64;  // of rows, or of block rows of the border
+
   // f(block row) in tasks, each with a workspace of `blocks` indices that are -1, and left so.
   template <class F>
   void for_block_rows(F&& f) const {
-    constexpr Index kMaxTasks = 64;
     const Index tasks = std::min(blocks(), kMaxTasks);
     linalg::parallel_for_if(large(), tasks, [&](Index t) {
       std::vector<Index> mark(static_cast<std::size_t>(blocks()), -1);
