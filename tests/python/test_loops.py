@@ -929,7 +929,7 @@ def test_ctrl_c_ends_a_long_call(name: str) -> None:
     assert float(seconds) < 3.0
 
 
-# ---- T-D-23, T-D-28: what these tests ask of every host ---------------------------------------------------------------
+# ---- T-D-23, T-D-28: what these tests ask of every host --------------------------------------------------------------
 def test_td_23_row_product() -> None:
     n, d, k = 352, 3, 24
     f = asn.fixtures.coupled_fixture(n, d, k, seed=23)
