@@ -1,8 +1,9 @@
 """Build, test and measure on this host's device, and write the ledger: python bench/device_check.py
 
-One command, under 8 minutes once the tree is built. It builds the library with the CUDA backend into build/device, runs
-the C++ device tests and `pytest -m device --require-device`, measures stages and solves of the reference shapes beside
-the device's own ceilings, computes the floors, and appends a record per item to bench/results/device_ledger.jsonl.
+One command; that it takes less than 8 minutes once the tree is built waits for a device. It builds the library with the
+CUDA backend into build/device, runs the C++ device tests and `pytest -m device --require-device`, measures stages and
+solves of the reference shapes beside the device's own ceilings, computes the floors, and appends a record per item to
+bench/results/device_ledger.jsonl.
 
 Exit status: 0; 1 where a test failed, a speed that is asked for was missed, an item takes 1.2 times its best on the
 same device, or the device is broken; 2 where there is none (the typed reason is printed) or the arguments are wrong,

@@ -65,7 +65,7 @@ def solve_batch(
 
     Notes
     -----
-    Threads that share one small system mostly wait for each other; here each has one to itself. Releases the GIL.
+    A thread works on one system at a time, alone. Releases the GIL.
 
     Examples
     --------

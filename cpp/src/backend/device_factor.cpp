@@ -90,10 +90,10 @@ DeviceFactor::DeviceFactor(DeviceSystem& s, std::shared_ptr<RowPart> rows) {
   view_.s = memory_.at<double>(s_);
   view_.border_inverses = memory_.at<double>(inverses_);
   view_.record = memory_.at<ArrowschurBuildRecord>(record_);
-  take_rows(s, std::move(rows));
+  take_rows(std::move(rows));
 }
 
-void DeviceFactor::take_rows(DeviceSystem&, std::shared_ptr<RowPart> rows) {
+void DeviceFactor::take_rows(std::shared_ptr<RowPart> rows) {
   rows_ = std::move(rows);
   view_.l = rows_->memory.at<double>(rows_->l);
   view_.inverse_diagonal = rows_->memory.at<double>(rows_->inverse_diagonal);

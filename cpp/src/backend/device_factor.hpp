@@ -49,7 +49,7 @@ class DeviceFactor {
   double smallest_pivot() const noexcept { return host_.smallest_pivot; }
   const ArrowschurDeviceFactor* view() const noexcept { return &view_; }
   const std::shared_ptr<RowPart>& rows() const noexcept { return rows_; }
-  void take_rows(DeviceSystem&, std::shared_ptr<RowPart>);  // before another build
+  void take_rows(std::shared_ptr<RowPart>);  // before another build
   std::size_t bytes() const noexcept { return memory_.bytes(); }  // without the rows
 
   // Of the solves that are repeated with this factor: one for a frame's steps, one for a loop's attempts.

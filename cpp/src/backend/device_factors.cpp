@@ -88,7 +88,7 @@ std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t) {
   std::shared_ptr<DeviceFactor> place = std::exchange(spare_, nullptr);
   if (place && place->rows() == shared) return place;
   if (place && shared) {
-    place->take_rows(system_, shared);
+    place->take_rows(shared);
     return place;
   }
   if (shared) {
@@ -103,7 +103,7 @@ std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t) {
   if (!keep) require_room((place ? 0 : border) + RowPart::bytes(system_, false));
   auto own = std::make_shared<RowPart>(system_, keep);
   if (!place) return std::make_shared<DeviceFactor>(system_, std::move(own));
-  place->take_rows(system_, std::move(own));
+  place->take_rows(std::move(own));
   return place;
 }
 

@@ -51,7 +51,6 @@ JacobianPattern::JacobianPattern(const JacobianParts& p, const BlockSparseCross&
   };
   for (Index b = 0; b < r && !merged; ++b) merged = !ascending(b);
   if (merged) {
-    Index values = 0;
     for (Index e = 0; e < j_beta.indptr[r]; ++e)
       values = checked_sum(values, q * width(j_beta.block_index[e]), "j_beta");
     zeros = Buffer<double>(values);
@@ -64,6 +63,7 @@ JacobianPattern::JacobianPattern(const JacobianParts& p, const BlockSparseCross&
   const auto& j = std::get<BlockSparseCross>(normal);
   j_ptr = copy_of(j.indptr, r + 1);
   j_block = copy_of(j.block_index, j.indptr[r]);
+  if (!merged) values = layout->stored;
   find_cross(p.row_index);
   find_border();
 }
@@ -199,11 +199,6 @@ std::shared_ptr<const JacobianPattern> jacobian_pattern(const JacobianParts& p, 
   return std::make_shared<const JacobianPattern>(p, indices);
 }
 
-Index jacobian_values(const JacobianPattern& pattern) noexcept {
-  Index values = 0;
-  const linalg::Buffer<Index>& block = pattern.merged ? pattern.given_block : pattern.j_block;
-  for (Index e = 0; e < block.size(); ++e) values += pattern.q * pattern.width(block[e]);
-  return values;
-}
+Index jacobian_values(const JacobianPattern& pattern) noexcept { return pattern.values; }
 
 }  // namespace arrowschur

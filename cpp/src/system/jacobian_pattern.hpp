@@ -30,6 +30,7 @@ struct JacobianPattern {
   // values are merged anew each time.
   linalg::Buffer<Index> j_ptr, j_block, given_ptr, given_block;
   bool merged = false;
+  Index values = 0;  // numbers of j_beta as it was given
   std::vector<Index> offsets;
   std::shared_ptr<const cross::Layout> layout;
 
@@ -48,9 +49,6 @@ struct JacobianPattern {
   Index blocks() const { return static_cast<Index>(sizes.size()); }
   Index width(Index block) const { return sizes[static_cast<std::size_t>(block)]; }
   bool large() const { return layout->stored * (d + layout->width) >= linalg::kParallelWork; }
-  BlockSparseCross j_beta(const double* values) const {
-    return {j_ptr.data(), j_block.data(), values, offsets, nullptr};
-  }
 
   static constexpr Index kMaxTasks = 64;  // of rows, or of block rows of the border
 
