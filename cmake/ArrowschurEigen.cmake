@@ -21,8 +21,9 @@ endif()
 
 add_library(arrowschur_eigen INTERFACE)
 get_target_property(eigen_include Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
-if(in_wheel AND package)
-  # pip's build environment has another path each time: headers of our own keep a repeated `pip install .` incremental.
+if(in_wheel)
+  # pip's build environment has another path each time, and none without isolation: headers of our own keep a repeated
+  # `pip install .` incremental.
   set(copy "${PROJECT_BINARY_DIR}/eigen-${Eigen3_VERSION}")
   if(NOT EXISTS "${copy}/complete")
     file(COPY "${eigen_include}/Eigen" DESTINATION "${copy}")

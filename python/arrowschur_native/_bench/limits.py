@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from .. import build_info
 from .timing import Contender, race
 
-__all__ = ["Blas", "bandwidth", "blas_libraries", "cpu_flags", "cpu_name", "gemm_rate", "last_level_cache"]
+__all__ = ["Blas", "bandwidth", "blas_libraries", "cpu_flags", "cpu_name", "gemm_rate", "last_level_cache", "reading"]
 
 Array = NDArray[np.float64]
 
@@ -201,8 +201,9 @@ def gemm_rate(library: Blas, size: int = 2048) -> float:
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
-def bandwidth(threads: int) -> dict[str, float]:
-    """Return the bytes per second at which `threads` threads read memory, by method.
+@contextmanager
+def reading(threads: int) -> Iterator[tuple[int, dict[str, Contender]]]:
+    """Ways to read memory with `threads` threads, and the bytes that each call of one of them reads.
 
     Two methods, both read only: the largest entry of an array, one piece per thread (vectorised in NumPy, which
     releases the GIL), and the dot product of two arrays by NumPy's BLAS with its own threads. The arrays are 8 times
@@ -213,12 +214,17 @@ def bandwidth(threads: int) -> dict[str, float]:
     x, y = np.full(size, 0.5), np.full(size, 0.25)
     pieces = [piece for array in (x, y) for piece in np.array_split(array, threads)]
     with ThreadPoolExecutor(threads) as pool:
-        methods: dict[str, Callable[[], object]] = {
-            "max": lambda: list(pool.map(np.max, pieces)),
-            "dot": lambda: np.dot(x, y),
-        }
-        times = race({name: Contender(run) for name, run in methods.items()}, 1.0, rounds=8)
-    return {name: (x.nbytes + y.nbytes) / t.best for name, t in times.items()}
+        yield (
+            x.nbytes + y.nbytes,
+            {"max": Contender(lambda: list(pool.map(np.max, pieces))), "dot": Contender(lambda: np.dot(x, y))},
+        )
+
+
+def bandwidth(threads: int) -> dict[str, float]:
+    """Return the bytes per second at which `threads` threads read memory at best, by method of `reading`."""
+    with reading(threads) as (size, methods):
+        times = race(methods, 1.0, rounds=8)
+    return {name: size / t.best for name, t in times.items()}
 
 
 def last_level_cache() -> int:
