@@ -65,7 +65,7 @@ std::optional<Unsupported> unsupported(const ArrowSystem& s) {
 DeviceSystem::DeviceSystem(Lane& lane, const ArrowSystem& s, bool full_inverse)
     : lane_(lane), full_inverse_(full_inverse) {
   describe(s);
-  const int status = lane_.table().sizes(&view_, full_inverse_ ? 1 : 0, &sizes_);
+  const int status = lane_.table().sizes(&view_, 0, full_inverse_ ? 1 : 0, &sizes_);
   if (status == ARROWSCHUR_DEVICE_INVALID) {
     throw InvalidArgument("system",
                           "n = " + std::to_string(n()) + ", T = " + std::to_string(total_dim()) +
