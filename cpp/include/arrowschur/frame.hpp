@@ -5,12 +5,16 @@
 //     A_i = L_i L_i'     W_i = L_i^-1 B_i     S = M - W'W = L_S L_S'
 //     step:  u = L^-1 g_t     S dbeta = W'u - g_beta     dt_i = -L_i^-T (u_i + W_i dbeta)
 //
-// a frame holds L, W and L_S on the device. A step sends T + k numbers and gets as many back, and factors nothing.
+// a frame holds L, W and L_S on the device. A step sends T + k numbers and gets as many back, and factors nothing. Where M
+// is diagonal or banded and T < k, the dual route needs no k x k matrix (Woodbury):
+//
+//     V = M^-1 W'     C = I - W V = L_C L_C'
+//     step:  C w = u - W M^-1 g_beta     dt_i = -L_i^-T w_i     dbeta = V w - M^-1 g_beta
 //
 // Frames need a device: DeviceUnavailableError without one, never a solve on the CPU. They take dense cross blocks, every
 // border without callbacks, and rows of at most 32 unknowns; UnsupportedConfiguration otherwise. Rows are never lifted: one
 // that is not positive definite is RowFactorError, whose suggested_ridge counts the coupling to the border too, and a
-// border that is not SchurFactorError. A fault of the device is DeviceError. After any of these a frame can be used on.
+// border that is not SchurFactorError, on the iterative route PcgError. A fault of the device is DeviceError. After any of these a frame can be used on.
 //
 // Thread safety: calls on one frame are serialised by a mutex; distinct frames are independent. A frame does not keep the
 // system that it was built from: its numbers are on the device.
@@ -20,9 +24,12 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "arrowschur/options.hpp"
+#include "arrowschur/result.hpp"
 #include "arrowschur/system.hpp"
 #include "arrowschur/telemetry.hpp"
 
@@ -33,23 +40,49 @@ namespace arrowschur {
 // back by FrameOptions::expected_solves. The two differ in their rounding.
 enum class BorderInverse { blocks, full, automatic };
 
+// automatic: direct or dual, whichever the time model predicts to be faster over FrameOptions::expected_solves, within the
+// memory; dual is left for direct at ridges where M or C has no factor. dual: that or an error. inexact_pcg: conjugate
+// gradients on S, preconditioned by its diagonal; no k x k matrix and no log-determinant, W read once per iteration.
+enum class FrameRoute { automatic, direct, dual, inexact_pcg };
+const char* to_string(FrameRoute) noexcept;
+
+// What the choice of a route was made from. Predicted seconds; bytes on the device, blocks included.
+struct FrameCandidate {
+  FrameRoute route = FrameRoute::direct;
+  double up_seconds = 0.0, build_seconds = 0.0, solve_seconds = 0.0, seconds = 0.0;  // seconds: up + build + N solve
+  Index peak_bytes = 0;
+  std::string why_not;  // empty: it was possible
+};
+struct FramePlan {
+  FrameRoute route = FrameRoute::direct;  // of the factors, unless they leave it
+  Index expected_solves = 0;  // N
+  std::vector<FrameCandidate> candidates;
+  std::string profile;  // of the device
+};
+
 struct FrameOptions {
+  FrameRoute route = FrameRoute::automatic;
   Index expected_solves = 8;  // >= 1, per factor
   BorderInverse border_inverse = BorderInverse::blocks;
   std::optional<Index> device_memory_limit = {};  // bytes; none: what is free, at most half of the device
   Index cache_entries = 4;  // >= 0: factors that a BaseArrowFrame keeps by itself
+  PcgOptions pcg = {};  // of inexact_pcg; W is in float64
+  bool accept_truncated = false;  // inexact_pcg: hand out a step whose iterations were used up; PcgError otherwise
 
   std::optional<Complaint> complaint() const;  // the first broken rule
 };
 
 struct FrameStep {
   std::vector<double> delta_t, delta_beta;  // [T], [k]
-  double log_det_hessian = 0.0;  // log|H + ridges|
+  double log_det_hessian = 0.0;  // log|H + ridges|; NaN of inexact_pcg
   double ridge_t = 0.0, ridge_beta = 0.0;
   double certificate = std::numeric_limits<double>::quiet_NaN();  // normwise backward error, where it was asked for
+  FrameRoute route = FrameRoute::direct;  // of the factors: direct where the dual route of the plan was left
   const char* execution_path = "cpu";  // gpu-resident-linearization, gpu-reupload
   const char* backend = "cpu";  // cuda; fake in tests only
   const char* unproven_path = "";  // what a stand-in of tests stands for
+  // Of inexact_pcg. final_relative_residual is the true one, residual_gap its distance from that of the recurrence.
+  std::optional<PcgDiagnostics> pcg;
   Telemetry telemetry;  // of this call
 };
 
@@ -59,6 +92,7 @@ class FrameFactors {
  public:
   double ridge_t() const noexcept;
   double ridge_beta() const noexcept;
+  FrameRoute route() const noexcept;
   double log_det_hessian() const noexcept;
 
  private:
@@ -83,6 +117,8 @@ class ArrowFrame {
   double ridge_beta() const noexcept;
   bool matches_ridge(double ridge_t, double ridge_beta) const noexcept;  // exactly; NaN matches nothing
   double log_det_hessian() const noexcept;
+  FrameRoute route() const noexcept;  // of its factors
+  const FramePlan& plan() const noexcept;
   Index device_bytes() const noexcept;
   Telemetry telemetry() const;  // since it was built, the build included
 
@@ -111,6 +147,7 @@ class BaseArrowFrame {
   Index n() const noexcept;
   Index k() const noexcept;
   Index total_dim() const noexcept;
+  const FramePlan& plan() const noexcept;
   Index device_bytes() const noexcept;
   Telemetry telemetry() const;  // since it was built
 

@@ -1,8 +1,8 @@
 // Factors of a device system at one pair of ridges, and how they are built.
 //
-// ridge_t moves everything, ridge_beta only the border: the two parts are separate, and factors that share a ridge_t share
-// the part of the rows. S_0 = M - W'W is kept with it where memory allows, so that a move of ridge_beta alone costs one
-// factorization of the border, with the bits of a build from the blocks.
+// ridge_t moves everything, ridge_beta only the border (on the dual route V and C too): the two parts are separate, and
+// factors that share a ridge_t share the part of the rows. S_0 = M - W'W is kept with it where memory allows, so that a
+// move of ridge_beta alone costs one factorization of the border, with the bits of a build from the blocks.
 #pragma once
 
 #include <memory>
@@ -12,6 +12,9 @@
 
 namespace arrowschur::device {
 
+// How the border is solved: by S = M - W'W, by C = I - W M^-1 W' (Woodbury), or by iterating on S, which is never formed.
+enum class BorderRoute { direct, dual, iterative };
+
 // L, W, S_0 at one ridge_t.
 struct RowPart {
   RowPart(DeviceSystem&, bool keep_s0);
@@ -19,13 +22,17 @@ struct RowPart {
   Memory memory;
   std::size_t l = 0, inverse_diagonal = 0, w = 0, s0 = 0, record = 0;  // offsets
   bool keeps_s0 = false;
-  bool built = false;
+  bool built = false;  // L and W
+  bool has_s0 = false;
   static std::size_t bytes(const DeviceSystem&, bool keep_s0);
 };
 
 // How a build that has failed failed.
 struct BuildFailure {
+  BorderRoute route = BorderRoute::direct;
   bool rows_failed = false;
+  // M + ridge_beta I of the dual route is not positive definite: the direct route may be all the same.
+  bool band_failed() const noexcept { return !rows_failed && (record.failed & ARROWSCHUR_BAND_FAILED) != 0; }
   double ridge_t = 0.0;
   ArrowschurBuildRecord record{};
   [[noreturn]] void raise() const;  // RowFactorError or SchurFactorError
@@ -34,9 +41,9 @@ struct BuildFailure {
 
 class DeviceFactor {
  public:
-  DeviceFactor(DeviceSystem&, std::shared_ptr<RowPart>);
+  DeviceFactor(DeviceSystem&, BorderRoute, std::shared_ptr<RowPart>);
 
-  // Makes the factor at these ridges, from the blocks or, where the rows are those of this ridge_t already, from S_0. One
+  // Makes the factor at these ridges, from the blocks or, where they are those of this ridge_t already, from W and S_0. One
   // record comes back (two when rows have failed). A failure leaves a factor that nobody may solve with.
   std::optional<BuildFailure> build(DeviceSystem&, double ridge_t, double ridge_beta);
 
@@ -45,7 +52,8 @@ class DeviceFactor {
   bool at(double ridge_t, double ridge_beta) const noexcept {
     return rows_->ridge_t == ridge_t && ridge_beta_ == ridge_beta;
   }
-  double log_det() const noexcept { return host_.log_det; }
+  BorderRoute route() const noexcept { return route_; }
+  double log_det() const noexcept { return host_.log_det; }  // NaN on the iterative route, smallest_pivot too
   double smallest_pivot() const noexcept { return host_.smallest_pivot; }
   const ArrowschurDeviceFactor* view() const noexcept { return &view_; }
   const std::shared_ptr<RowPart>& rows() const noexcept { return rows_; }
@@ -57,15 +65,16 @@ class DeviceFactor {
   Graph& loop_graph() noexcept { return loop_; }
   const void* graph_key() const noexcept { return rows_->memory.data(); }
 
-  static std::size_t bytes(const DeviceSystem&);
+  static std::size_t bytes(const DeviceSystem&, BorderRoute);
 
  private:
+  void queue_border(DeviceSystem&, double ridge_beta);
   void read_record(DeviceSystem&);
 
   std::shared_ptr<RowPart> rows_;
+  BorderRoute route_;
   Memory memory_;
   ArrowschurDeviceFactor view_{};
-  std::size_t s_ = 0, inverses_ = 0, record_ = 0;
   ArrowschurBuildRecord host_{};
   double ridge_beta_ = 0.0;
   Graph step_, loop_;  // destroyed before the memory that they name

@@ -20,10 +20,15 @@ struct Unsupported {
 };
 std::optional<Unsupported> unsupported(const ArrowSystem&);
 
+// Of which factor of a border the whole inverse is kept instead of that of its diagonal blocks.
+struct FullInverse {
+  bool direct = false, dual = false;
+};
+
 class DeviceSystem {
  public:
   // The system must be supported, and outlive the call only.
-  DeviceSystem(Lane&, const ArrowSystem&, bool full_inverse);
+  DeviceSystem(Lane&, const ArrowSystem&, FullInverse);
   DeviceSystem(const DeviceSystem&) = delete;
   DeviceSystem& operator=(const DeviceSystem&) = delete;
 
@@ -42,18 +47,23 @@ class DeviceSystem {
   Index size() const noexcept { return view_.total + view_.k; }  // of a vector
   Index row_entries() const noexcept { return row_entries_; }  // sum d^2
   Index max_dim() const noexcept;
-  bool full_inverse() const noexcept { return full_inverse_; }
-  std::size_t inverse_bytes() const noexcept { return sizes_.inverse; }
+  // What keeps the dual route from this system; null: nothing does.
+  const char* dual_obstacle() const noexcept;
+  bool full_inverse(bool dual) const noexcept { return dual ? full_inverse_.dual : full_inverse_.direct; }
+  std::size_t inverse_bytes(bool dual) const noexcept { return dual ? dual_inverse_ : sizes_.inverse; }
+  Index border_entries() const noexcept { return border_.entries; }
+  Index band_entries() const noexcept { return dual_obstacle() == nullptr ? border_.entries : 0; }
   void* workspace() const noexcept { return memory_.at<std::byte>(workspace_); }
   std::size_t bytes() const noexcept { return memory_.bytes(); }
 
  private:
   void describe(const ArrowSystem&);
+  ArrowschurDeviceSizes sizes_of(bool dual) const;
   void place();
   void copy(const ArrowSystem&);
 
   Lane& lane_;
-  bool full_inverse_;
+  FullInverse full_inverse_;
   ArrowschurDeviceSystem view_{};
   std::vector<ArrowschurDeviceRows> rows_;
   // line, entry and row of each group in turn, at `index_at_`; empty for uniform rows
@@ -64,10 +74,14 @@ class DeviceSystem {
   bool whole_ = true;
   Index n_ = 0;  // rows; those without unknowns are not the device's
   Index row_entries_ = 0;
-  ArrowschurDeviceSizes sizes_{};
+  ArrowschurDeviceSizes sizes_{};  // the workspace is that of either route
+  std::size_t dual_inverse_ = 0;
   Memory memory_;
   std::size_t a_ = 0, b_ = 0, m_ = 0, workspace_ = 0;
 };
+
+// What keeps the dual route from a border of this form with T rows; null: nothing does.
+const char* dual_obstacle(const BorderForm&, Index total_dim, Index k) noexcept;
 
 // Bytes that the blocks take on the device, for a choice among routes: no device is asked.
 Index system_bytes(const ArrowSystem&);

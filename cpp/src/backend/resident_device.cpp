@@ -2,6 +2,9 @@
 
 #include <cstring>
 
+#include "backend/device_loader.hpp"
+#include "plan/device_mode.hpp"
+
 namespace arrowschur::device {
 namespace {
 
@@ -20,22 +23,38 @@ LaneLease lane_for(const ArrowSystem& s, std::optional<Index> limit, int vectors
 
 }  // namespace
 
-ResidentDevice::ResidentDevice(const ArrowSystem& s, std::optional<Index> memory_limit, int vectors, bool full_inverse)
-    : lane_(lane_for(s, memory_limit, vectors)), system_(*lane_, s, full_inverse), factors_(system_) {
+ResidentDevice::ResidentDevice(const ArrowSystem& s, const Binding& binding)
+    : lane_(lane_for(s, binding.memory_limit, binding.vectors)),
+      system_(*lane_, s, binding.full_inverse),
+      factors_(system_) {
   const std::size_t bytes = static_cast<std::size_t>(size()) * sizeof(double);
   stride_ = aligned(bytes);
-  record_ = stride_ * static_cast<std::size_t>(vectors);
+  record_ = stride_ * static_cast<std::size_t>(binding.vectors);
   vectors_ = Memory(*lane_, record_ + 2 * aligned(Lane::kRecord));
   lane_->reserve_vectors(bytes);
-  factors_.configure(SolveOptions{}.frame_cache_entries, memory_limit);
+  factors_.configure(SolveOptions{}.frame_cache_entries, binding.memory_limit);
+  pcg_options_ = binding.pcg;
+  accept_truncated_ = binding.accept_truncated;
+  choose_route(binding.route, binding.expected_solves, binding.memory_limit);
+  if (plan_.route == FrameRoute::inexact_pcg) pcg_.emplace(system_);
   lane_->synchronize();  // the blocks are there: what is told of this binding is complete
+}
+
+void ResidentDevice::choose_route(FrameRoute wanted, Index expected_solves, std::optional<Index> memory_limit) {
+  // What is free at the moment depends on who else runs; the route, and so the bits, must not.
+  const DeviceFacts& facts = *runtime().info.facts;
+  const auto half = static_cast<std::size_t>(facts.total_bytes / 2);
+  const std::size_t budget = memory_limit ? static_cast<std::size_t>(*memory_limit) : half;
+  plan_ = plan_route(system_, wanted, expected_solves, vectors_.bytes(), budget, policy::device_profile(facts));
+  factors_.set_route(border_route(plan_.route), wanted == FrameRoute::automatic);
 }
 
 void ResidentDevice::queue_step(const DeviceFactor& factor, const double* g, double* x) {
   const auto* s = system_.view();
   void *const workspace = system_.workspace(), *const stream = lane_->stream();
   lane_->require(table().reduce_rhs(s, factor.view(), g, x, workspace, stream), "reduce_rhs");
-  lane_->require(table().border_solve(s, factor.view(), border_part(x), workspace, stream), "border_solve");
+  double* const middle = factor.route() == BorderRoute::dual ? x : border_part(x);  // C is of order T, S of order k
+  lane_->require(table().border_solve(s, factor.view(), middle, workspace, stream), "border_solve");
   lane_->require(table().expand(s, factor.view(), x, workspace, stream), "expand");
 }
 
@@ -56,22 +75,38 @@ void ResidentDevice::queue_sum(std::span<const double> coefficients, std::span<c
   queue_sum(size(), coefficients, inputs, out);
 }
 
-void ResidentDevice::solve(DeviceFactor& factor, const Column& c) {
+std::optional<PcgDiagnostics> ResidentDevice::solve(DeviceFactor& factor, const Column& c) {
   const Index total = system_.total_dim(), k = system_.k();
+  const std::size_t bytes = static_cast<std::size_t>(size()) * sizeof(double);
   double* const in = lane_->vector_in();
+  double *const g = vector(kG), *const x = vector(kX);
   for (Index i = 0; i < total; ++i) in[i] = c.sign * c.w_t[i * c.stride];
   for (Index j = 0; j < k; ++j) in[total + j] = c.sign * c.w_beta[j * c.stride];
-  factor.step_graph().run(*lane_, factor.graph_key(), [&] {
-    const std::size_t bytes = static_cast<std::size_t>(size()) * sizeof(double);
-    if (bytes == 0) return;
-    lane_->require(table().copy_to_device(vector(kG), in, bytes, lane_->stream()), "copy_to_device");
-    queue_step(factor, vector(kG), vector(kX));
-    lane_->require(table().copy_to_host(lane_->vector_out(), vector(kX), bytes, lane_->stream()), "copy_to_host");
-  });
+  const auto up = [&] { lane_->require(table().copy_to_device(g, in, bytes, lane_->stream()), "copy_to_device"); };
+  const auto down = [&] {
+    lane_->require(table().copy_to_host(lane_->vector_out(), x, bytes, lane_->stream()), "copy_to_host");
+  };
+  std::optional<PcgDiagnostics> account;
+  if (factor.route() != BorderRoute::iterative) {
+    factor.step_graph().run(*lane_, factor.graph_key(), [&] {
+      if (bytes == 0) return;
+      up();
+      queue_step(factor, g, x);
+      down();
+    });
+  } else if (bytes > 0) {
+    const auto* s = system_.view();
+    up();
+    lane_->require(table().reduce_rhs(s, factor.view(), g, x, system_.workspace(), lane_->stream()), "reduce_rhs");
+    account = pcg_->solve(system_, factor, pcg_options_, accept_truncated_, border_part(x));
+    lane_->require(table().expand(s, factor.view(), x, system_.workspace(), lane_->stream()), "expand");
+    down();
+  }
   lane_->synchronize();
   const double* const out = lane_->vector_out();
   for (Index i = 0; i < total; ++i) c.x_t[i * c.stride] = out[i];
   for (Index j = 0; j < k; ++j) c.x_beta[j * c.stride] = out[total + j];
+  return account;
 }
 
 double ResidentDevice::certificate(const DeviceFactor& factor) {

@@ -20,13 +20,24 @@ void check_frame_options(const FrameOptions& options) {
   if (const auto c = options.complaint()) throw InvalidArgument(c->field, c->value, c->rule);
 }
 
-// Forming L_S^-1 takes the flops of a second factorization; what it saves per solve is the chain of dependent blocks.
-bool full_inverse(const FrameOptions& options, Index k) {
+// Forming the inverse of a factor of order m takes the flops of a second factorization; what it saves per solve is the
+// chain of dependent blocks.
+bool full_inverse(const FrameOptions& options, Index m) {
   if (options.border_inverse != BorderInverse::automatic) return options.border_inverse == BorderInverse::full;
-  const policy::RouteTime chain = policy::dense_factor_time(static_cast<double>(k), policy::reference_profile());
+  const policy::RouteTime chain = policy::dense_factor_time(static_cast<double>(m), policy::reference_profile());
   const MachineProfile device = policy::reference_profile();
-  const double saved = 2.0 * std::ceil(static_cast<double>(k) / device.panel) * device.t_launch;
+  const double saved = 2.0 * std::ceil(static_cast<double>(m) / device.panel) * device.t_launch;
   return static_cast<double>(options.expected_solves) * saved > chain.build;
+}
+
+device::Binding binding_of(const FrameOptions& options, Index total_dim, Index k) {
+  return {.vectors = device::ResidentDevice::kSolveVectors,
+          .memory_limit = options.device_memory_limit,
+          .route = options.route,
+          .expected_solves = options.expected_solves,
+          .full_inverse = {full_inverse(options, k), full_inverse(options, total_dim)},
+          .pcg = options.pcg,
+          .accept_truncated = options.accept_truncated};
 }
 
 }  // namespace
@@ -37,7 +48,8 @@ std::optional<Complaint> FrameOptions::complaint() const {
   if (device_memory_limit && *device_memory_limit < 0) {
     return Complaint{"device_memory_limit", std::to_string(*device_memory_limit), "an integer >= 0"};
   }
-  return std::nullopt;
+  if (pcg.float32_storage) return Complaint{"pcg.storage", "'float32'", "'float64': that is what a frame keeps"};
+  return check(pcg);
 }
 
 namespace newton {
@@ -47,14 +59,13 @@ namespace {
 class FrameState {
  public:
   FrameState(const ArrowSystem& s, const FrameOptions& options)
-      : device_(s, options.device_memory_limit, device::ResidentDevice::kSolveVectors, full_inverse(options, s.k())),
+      : device_(s, binding_of(options, s.total_dim(), s.k())),
         gradient_(gradient_of(s)),
         n_(s.n()) {
     device_.factors().configure(options.cache_entries, options.device_memory_limit);
   }
 
   std::mutex& mutex() noexcept { return mutex_; }
-  device::ResidentDevice& device() noexcept { return device_; }
   Gradient gradient() {
     const std::lock_guard lock(mutex_);
     return gradient_;
@@ -64,6 +75,7 @@ class FrameState {
   Index k() noexcept { return device_.system().k(); }
   Index total_dim() noexcept { return device_.system().total_dim(); }
   Index bytes() noexcept { return static_cast<Index>(device_.bytes()); }
+  const FramePlan& plan() const noexcept { return device_.plan(); }
   const Telemetry& telemetry() const noexcept { return total_; }
 
   void check_gradient(std::span<const double> g_t, std::span<const double> g_beta) {
@@ -94,16 +106,27 @@ class FrameState {
     return std::move(answer.factor);
   }
 
+  // Iterations that have failed are work, too.
+  std::optional<PcgDiagnostics> solved(device::DeviceFactor& factor, const device::ResidentDevice::Column& column) {
+    try {
+      return device_.solve(factor, column);
+    } catch (const PcgError&) {
+      settle();
+      throw;
+    }
+  }
+
   FrameStep step(device::DeviceFactor& factor, std::span<const double> g_t, std::span<const double> g_beta,
                  bool certificate, const char* path) {
     FrameStep step;
     step.delta_t.resize(g_t.size());
     step.delta_beta.resize(g_beta.size());
-    device_.solve(factor, {g_t.data(), g_beta.data(), step.delta_t.data(), step.delta_beta.data()});
+    step.pcg = solved(factor, {g_t.data(), g_beta.data(), step.delta_t.data(), step.delta_beta.data()});
     if (certificate) step.certificate = device_.certificate(factor);
     step.log_det_hessian = factor.log_det();
     step.ridge_t = factor.ridge_t();
     step.ridge_beta = factor.ridge_beta();
+    step.route = device::frame_route(factor.route());
     const device::Account account = device::account_of(device_.table(), path);
     step.execution_path = account.execution_path;
     step.backend = account.backend;
@@ -191,6 +214,8 @@ bool ArrowFrame::matches_ridge(double ridge_t, double ridge_beta) const noexcept
   return impl_->factor->at(ridge_t, ridge_beta);
 }
 double ArrowFrame::log_det_hessian() const noexcept { return impl_->factor->log_det(); }
+FrameRoute ArrowFrame::route() const noexcept { return device::frame_route(impl_->factor->route()); }
+const FramePlan& ArrowFrame::plan() const noexcept { return impl_->state->plan(); }
 Index ArrowFrame::device_bytes() const noexcept { return impl_->bytes; }
 Telemetry ArrowFrame::telemetry() const {
   const std::lock_guard lock(impl_->state->mutex());
@@ -222,8 +247,8 @@ void ArrowFrame::solve(std::span<const double> w_t, std::span<const double> w_be
   const std::lock_guard lock(impl_->state->mutex());
   impl_->state->begin();
   for (Index c = 0; c < m; ++c) {
-    impl_->state->device().solve(*impl_->factor,
-                                 {w_t.data() + c, w_beta.data() + c, x_t.data() + c, x_beta.data() + c, m, -1.0});
+    impl_->state->solved(*impl_->factor,
+                         {w_t.data() + c, w_beta.data() + c, x_t.data() + c, x_beta.data() + c, m, -1.0});
   }
   impl_->state->settle();
 }
@@ -239,6 +264,7 @@ struct FrameFactors::Held {
 
 double FrameFactors::ridge_t() const noexcept { return held_->factor->ridge_t(); }
 double FrameFactors::ridge_beta() const noexcept { return held_->factor->ridge_beta(); }
+FrameRoute FrameFactors::route() const noexcept { return device::frame_route(held_->factor->route()); }
 double FrameFactors::log_det_hessian() const noexcept { return held_->factor->log_det(); }
 
 struct BaseArrowFrame::Impl {
@@ -261,6 +287,7 @@ BaseArrowFrame BaseArrowFrame::build(const ArrowSystem& s, const FrameOptions& o
 Index BaseArrowFrame::n() const noexcept { return impl_->state->n(); }
 Index BaseArrowFrame::k() const noexcept { return impl_->state->k(); }
 Index BaseArrowFrame::total_dim() const noexcept { return impl_->state->total_dim(); }
+const FramePlan& BaseArrowFrame::plan() const noexcept { return impl_->state->plan(); }
 Index BaseArrowFrame::device_bytes() const noexcept {
   const std::lock_guard lock(impl_->state->mutex());
   return impl_->state->bytes();
