@@ -82,9 +82,10 @@ constexpr std::int64_t product_doubles(std::int64_t total, std::int64_t k) {
   return most;
 }
 constexpr std::int64_t vector_doubles(std::int64_t size) { return 8 * pieces_of(size).count; }
-constexpr std::int64_t workspace_doubles(std::int64_t total, std::int64_t k) {
+// `order`: of the matrix that is factored, k, or T on the dual route; 0 where there is none.
+constexpr std::int64_t workspace_doubles(std::int64_t total, std::int64_t k, std::int64_t order) {
   const std::int64_t product = product_doubles(total, k) + total + k;  // norm_h: and its line sums
-  const std::int64_t triangle = diagonal_blocks(k) * diagonal_blocks(k) * kDiagonal + k;  // the full inverse's
+  const std::int64_t blocks = diagonal_blocks(order), triangle = blocks * blocks * kDiagonal + order;  // full inverse
   return larger(product, triangle) + vector_doubles(total + k);
 }
 

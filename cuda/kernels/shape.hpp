@@ -29,14 +29,23 @@ inline const char* complaint(const ArrowschurDeviceSystem& s) {
   }
 }
 
+// The same for the dual route.
+inline const char* dual_complaint(const ArrowschurDeviceSystem& s) {
+  if (const char* words = complaint(s)) return words;
+  if (s.border_form != ARROWSCHUR_BORDER_BANDED) return "the dual route of a border that is not banded";
+  if (s.border_width > ARROWSCHUR_DUAL_MAX_WIDTH) return "the dual route of a band that is too wide";
+  return fits(s.total, s.total, s.n) ? nullptr : "the shape is larger than the backend's indices";
+}
+
 // Workspace of a system: the kernels' or the border factorization's, an int for its verdict and what the library takes.
 inline constexpr std::size_t kInfoBytes = 256;
-constexpr std::size_t workspace_bytes(std::int64_t total, std::int64_t k, std::size_t library_bytes) {
-  const auto own = static_cast<std::size_t>(workspace_doubles(total, k)) * sizeof(double);
+constexpr std::size_t workspace_bytes(std::int64_t total, std::int64_t k, std::int64_t order,
+                                      std::size_t library_bytes) {
+  const auto own = static_cast<std::size_t>(workspace_doubles(total, k, order)) * sizeof(double);
   return own > kInfoBytes + library_bytes ? own : kInfoBytes + library_bytes;
 }
-constexpr std::size_t inverse_bytes(std::int64_t k, bool full) {
-  return static_cast<std::size_t>(inverse_doubles(k, full)) * sizeof(double);
+constexpr std::size_t inverse_bytes(std::int64_t order, bool full) {
+  return static_cast<std::size_t>(inverse_doubles(order, full)) * sizeof(double);
 }
 
 }  // namespace arrowschur::kernels

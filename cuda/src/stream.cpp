@@ -39,6 +39,9 @@ int Stream::make() noexcept {
           check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags")) {
     return status;
   }
+  if (const int status = check(cudaEventCreateWithFlags(&fence_, cudaEventDisableTiming), "cudaEventCreateWithFlags")) {
+    return status;
+  }
   std::size_t bytes = 0;
   if (const int status = cublas_workspace_bytes(&bytes)) return status;
   if (const int status = allocate_from_pool(&workspace_, bytes, stream_)) return status;
@@ -71,6 +74,7 @@ Stream::~Stream() {
   if (cusolver_ != nullptr) libraries->cusolver_destroy(cusolver_);
   if (cublas_ != nullptr) libraries->cublas_destroy(cublas_);
   if (workspace_ != nullptr) cudaFreeAsync(workspace_, stream_);
+  if (fence_ != nullptr) cudaEventDestroy(fence_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
   cudaGetLastError();
 }
@@ -127,6 +131,20 @@ int Stream::launch(const Graph& graph) noexcept {
   ++counters_.graph_replays;
   count_bytes(graph.h2d_bytes, graph.d2h_bytes);
   return ARROWSCHUR_DEVICE_OK;
+}
+
+// ---- other streams ----------------------------------------------------------------------------------------------------
+// A wait is for the event as it was recorded last before it: one event serves any number of them.
+int Stream::wait_for(cudaStream_t other) noexcept {
+  if (const int status = not_in_a_capture("another stream waited for")) return status;
+  if (const int status = check(cudaEventRecord(fence_, other), "cudaEventRecord")) return status;
+  return check(cudaStreamWaitEvent(stream_, fence_, 0), "cudaStreamWaitEvent");
+}
+
+int Stream::let_wait(cudaStream_t other) noexcept {
+  if (const int status = not_in_a_capture("another stream let wait")) return status;
+  if (const int status = check(cudaEventRecord(fence_, stream_), "cudaEventRecord")) return status;
+  return check(cudaStreamWaitEvent(other, fence_, 0), "cudaStreamWaitEvent");
 }
 
 // ---- libraries --------------------------------------------------------------------------------------------------------

@@ -34,6 +34,10 @@ class Stream {
   int capture_end(Graph** graph) noexcept;
   int launch(const Graph& graph) noexcept;
 
+  // Orders this stream's work and that of another one, by an event.
+  int wait_for(cudaStream_t other) noexcept;
+  int let_wait(cudaStream_t other) noexcept;
+
   // ---- library calls of the stages (kernels/stages.hpp) ----
   int subtract_gram(std::int64_t k, std::int64_t lines, const double* w, double* s, std::int64_t lds) noexcept;
   int cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void* workspace) noexcept;
@@ -44,6 +48,7 @@ class Stream {
   int make() noexcept;
 
   cudaStream_t stream_ = nullptr;
+  cudaEvent_t fence_ = nullptr;
   void* cublas_ = nullptr;
   void* cusolver_ = nullptr;
   void* params_ = nullptr;

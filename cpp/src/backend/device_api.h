@@ -82,6 +82,7 @@ typedef struct ArrowschurDeviceRows {
   const int64_t* row;  // its index in the caller's order; null: j
 } ArrowschurDeviceRows;
 #define ARROWSCHUR_DEVICE_MAX_DEPTH 32
+#define ARROWSCHUR_DUAL_MAX_WIDTH 64  // widest band of the dual route
 
 enum {
   ARROWSCHUR_BORDER_DENSE = 0,  // values [k, k], symmetric
@@ -249,7 +250,8 @@ typedef struct ArrowschurDeviceTable {
 
   // ---- stages: names and costs in the documentation of the library ----
   // Host arithmetic: what a frame must allocate. ARROWSCHUR_DEVICE_INVALID where the shape is not supported (a depth out
-  // of range, counts that the libraries' arguments cannot hold, a dual route of a border that is not banded).
+  // of range, counts that the libraries' arguments cannot hold, a dual route of a border that is not banded or
+  // whose band is wider than ARROWSCHUR_DUAL_MAX_WIDTH).
   int (*sizes)(const ArrowschurDeviceSystem* system, int32_t dual, int32_t full_inverse, ArrowschurDeviceSizes* sizes);
 
   // Resets the record; L, 1 / diagonals, W (E1, E2). A row that has no factor is counted in the record, its bump

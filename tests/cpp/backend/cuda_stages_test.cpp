@@ -65,6 +65,7 @@ TEST(AFailingBorderNamesItsPivot) { on_device(check_failing_border); }
 TEST(VectorsAgreeWithLongSums) { on_device(check_vectors); }
 TEST(ARecordedSolveIsReplayed) { on_device(check_graph); }
 TEST(BitsDoNotDependOnOtherStreams) { on_device(check_busy_streams); }
+TEST(StreamsOfTheCallerAndPlacesOfMemory) { on_device(check_neighbours); }
 TEST(UnsupportedShapesAreRefused) { on_device(check_refusals); }
 
 CHECK_MAIN()

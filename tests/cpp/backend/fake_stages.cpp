@@ -69,19 +69,26 @@ class Call {
     if (s.border_form != ARROWSCHUR_BORDER_DENSE) border = s.k * s.border_width;
     if (s.border_form == ARROWSCHUR_BORDER_BANDED) border += s.k;
     s.border = fake::here(s.border, border);
+    std::int64_t order = 0;
     if (has_factor_) {
       ArrowschurDeviceFactor& f = factor_;
-      if (f.lds < s.k || f.lds % 16 != 0) throw Outside{};
+      const bool dual = f.v != nullptr;
+      order = dual ? s.total : s.k;
+      if (f.lds < order || f.lds % 16 != 0) throw Outside{};
       f.l = fake::here(f.l, entries);
       f.inverse_diagonal = fake::here(f.inverse_diagonal, s.total);
       f.w = fake::here(f.w, s.total * s.k);
-      f.s0 = fake::here(f.s0, s.k * f.lds);
-      f.s = fake::here(f.s, s.k * f.lds);
-      f.border_inverses = fake::here(f.border_inverses, kernels::inverse_doubles(s.k, f.full_inverse != 0));
+      f.s0 = dual ? nullptr : fake::here(f.s0, s.k * f.lds);
+      f.s = fake::here(f.s, order * f.lds);
+      f.border_inverses = fake::here(f.border_inverses, kernels::inverse_doubles(order, f.full_inverse != 0));
+      if (dual) {
+        f.v = fake::here(f.v, s.total * s.k);
+        f.band_factor = fake::here(f.band_factor, (s.border_width + 1) * s.k);
+      }
       f.record = fake::here(f.record, 1);
     }
     if (workspace_ == nullptr) return;  // of a stage that takes none
-    const auto doubles = static_cast<std::int64_t>(kernels::workspace_bytes(s.total, s.k, 0) / sizeof(double));
+    const auto doubles = static_cast<std::int64_t>(kernels::workspace_bytes(s.total, s.k, order, 0) / sizeof(double));
     double* const workspace = fake::here(static_cast<double*>(workspace_), doubles);
     std::fill_n(workspace, doubles, std::bit_cast<double>(kernels::kPoison));  // nothing survives from stage to stage
     workspace_ = workspace;
@@ -151,11 +158,16 @@ int queue_call(const char* name, const ArrowschurDeviceSystem* system, const Arr
 
 }  // namespace
 
-int sizes(const ArrowschurDeviceSystem* system, std::int32_t full_inverse, ArrowschurDeviceSizes* out) {
+int sizes(const ArrowschurDeviceSystem* system, std::int32_t dual, std::int32_t full_inverse,
+          ArrowschurDeviceSizes* out) {
   if (const int status = scripted("sizes")) return status;
   if (system == nullptr || out == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no system");
-  if (const char* words = kernels::complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
-  *out = {kernels::workspace_bytes(system->total, system->k, 0), kernels::inverse_bytes(system->k, full_inverse != 0)};
+  if (const char* words = dual != 0 ? kernels::dual_complaint(*system) : kernels::complaint(*system)) {
+    return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  }
+  const std::int64_t order = dual != 0 ? system->total : system->k;
+  *out = {kernels::workspace_bytes(system->total, system->k, order, 0),
+          kernels::inverse_bytes(order, full_inverse != 0)};
   return kDone;
 }
 
@@ -278,6 +290,29 @@ int measure(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* 
     return kernels::measure(queue, call.system(), has_factor ? &call.factor() : nullptr, at(g, size), at(z, size),
                             at(r, size), at(delta, size), at(q, size), at(record, 1, sizeof(double)), call.workspace());
   });
+}
+
+static int unwritten(const char* name) {
+  return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": not written yet");
+}
+int dual_reduce(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, void*, void*) {
+  return unwritten("dual_reduce");
+}
+int schur_apply(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, const double*, double*, void*,
+                void*) {
+  return unwritten("schur_apply");
+}
+int pcg_begin(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, double, std::int64_t, const double*,
+              double*, double*, ArrowschurPcgRecord*, void*, void*) {
+  return unwritten("pcg_begin");
+}
+int pcg_iterate(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, double*, double*,
+                ArrowschurPcgRecord*, void*, void*) {
+  return unwritten("pcg_iterate");
+}
+int batch_sizes(const ArrowschurDeviceBatch*, std::size_t*) { return unwritten("batch_sizes"); }
+int batch_solve(const ArrowschurDeviceBatch*, double, double, double*, ArrowschurBuildRecord*, void*, void*) {
+  return unwritten("batch_solve");
 }
 
 }  // namespace fake

@@ -93,6 +93,8 @@ TEST(ACaptureMayNeitherAllocateNorSynchronize) {
   stream.synchronize();  // as it was before
 }
 
+TEST(StreamsOfTheCallerAndPlacesOfMemory) { check_neighbours(table()); }
+
 TEST(AScriptFailsTheCallThatItNames) {
   Stream stream(table());
   script("allocate", 2, 1, ARROWSCHUR_DEVICE_OUT_OF_MEMORY);

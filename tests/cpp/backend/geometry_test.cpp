@@ -102,7 +102,7 @@ void check_coverage(std::int64_t lines, std::int64_t k) {
 
 // Each stage's own account of its workspace is inside of what sizes() asks for.
 void check_workspace(std::int64_t total, std::int64_t k) {
-  const std::int64_t room = workspace_doubles(total, k), size = total + k;
+  const std::int64_t room = workspace_doubles(total, k, k), size = total + k;
   for (const std::int64_t lines : {total, total + k}) {
     const Tiling tiling = tiling_of(lines, k);
     const std::int64_t partials = tiling.chunks * k + tiling.tiles * lines;
@@ -112,7 +112,7 @@ void check_workspace(std::int64_t total, std::int64_t k) {
   CHECK(kMeasures * pieces_of(size).count <= room);
   const InverseArgs inverse{k, padded(k), nullptr, nullptr, nullptr, nullptr};
   CHECK(diagonal_blocks(k) * inverse.pitch() + k <= room);
-  CHECK(workspace_bytes(total, k, 123) >= kInfoBytes + 123);
+  CHECK(workspace_bytes(total, k, k, 123) >= kInfoBytes + 123);
   CHECK(inverse_bytes(k, true) >= static_cast<std::size_t>(k * k) * 8);
 }
 
@@ -134,7 +134,7 @@ TEST(ReferenceShapes) {
   CHECK(tiling_of(4000, 2048).chunks * tiling_of(4000, 2048).tiles >= 264);
   CHECK(tiling_of(360, 5120).chunks * tiling_of(360, 5120).tiles >= 132);
   // The bytes beside the factors stay small: qwen's partial sums and chunks under an eighth of W.
-  CHECK(workspace_doubles(4000, 2048) * 8 <= 4000 * 2048);
+  CHECK(workspace_doubles(4000, 2048, 2048) * 8 <= 4000 * 2048);
 }
 
 TEST(TenThousandRandomShapes) {
@@ -170,7 +170,7 @@ TEST(LargeShapesAreRefusedBeforeTheyOverflow) {
       }
       CHECK(low > 0);
       check_coverage(d * low, k);
-      CHECK(workspace_doubles(d * low, k) > 0);
+      CHECK(workspace_doubles(d * low, k, k) > 0);
       check_launches({low, k, d, ARROWSCHUR_BORDER_BANDED, 0});
     }
   }

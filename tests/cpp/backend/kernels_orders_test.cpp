@@ -54,7 +54,7 @@ std::vector<Vector> results(const Problem& p, bool full_inverse, Order order) {
   f.l = make(p.entries), f.inverse_diagonal = make(p.total), f.w = make(p.total * p.k);
   f.s0 = make(p.k * lds), f.s = make(p.k * lds), f.lds = lds;
   f.border_inverses = make(inverse_doubles(p.k, full_inverse)), f.full_inverse = full_inverse, f.record = &record;
-  double* const workspace = make(workspace_doubles(p.total, p.k) + 1);
+  double* const workspace = make(workspace_doubles(p.total, p.k, p.k) + 1);
   double* const x = make(size);
   double* const q = make(size);
   double* const norm = make(2);

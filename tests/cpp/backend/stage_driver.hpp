@@ -193,7 +193,7 @@ class Stream {
 };
 
 struct Frame {
-  Frame(Stream& s, const Problem& problem, bool full_inverse = false, bool in_place = false)
+  Frame(Stream& s, const Problem& problem, bool full_inverse = false, bool in_place = false, bool dual = false)
       : stream(s), p(problem), table(s.table()) {
     group_rows();
     system = {.n = static_cast<std::int64_t>(p.dims.size()),
@@ -207,27 +207,34 @@ struct Frame {
               .border_width = p.width,
               .border = stream.upload(p.border)};
     ArrowschurDeviceSizes sizes{};
-    stream.require(table.sizes(&system, full_inverse, &sizes));
+    stream.require(table.sizes(&system, dual, full_inverse, &sizes));
     workspace = stream.allocate(static_cast<std::int64_t>(sizes.workspace / 8));
-    const std::int64_t lds = (p.k + 15) / 16 * 16;
-    double* const s0 = stream.allocate(p.k * lds);
+    const std::int64_t order = dual ? p.total : p.k, lds = (order + 15) / 16 * 16;
+    double* const s0 = stream.allocate(order * lds);
     factor = {.l = stream.allocate(p.entries),
               .inverse_diagonal = stream.allocate(p.total),
               .w = in_place ? const_cast<double*>(system.b) : stream.allocate(p.total * p.k),
-              .s0 = s0,
-              .s = in_place ? s0 : stream.allocate(p.k * lds),
+              .s0 = dual ? nullptr : s0,
+              .s = in_place || dual ? s0 : stream.allocate(p.k * lds),
               .lds = lds,
               .border_inverses = stream.allocate(static_cast<std::int64_t>(sizes.inverse / 8)),
               .full_inverse = full_inverse,
+              .v = dual ? stream.allocate(p.total * p.k) : nullptr,
+              .band_factor = dual ? stream.allocate((p.width + 1) * p.k) : nullptr,
               .record = stream.allocate<ArrowschurBuildRecord>(1)};
   }
 
+  bool dual() const { return factor.v != nullptr; }
   ArrowschurBuildRecord record() { return stream.download(factor.record, 1)[0]; }
 
   void build(double ridge_t, double ridge_beta) {
     void* const s = stream.handle();
     stream.require(table.factor_and_whiten(&system, ridge_t, &factor, workspace, s));
-    stream.require(table.reduce(&system, &factor, workspace, s));
+    if (dual()) {
+      stream.require(table.dual_reduce(&system, ridge_beta, &factor, workspace, s));
+    } else {
+      stream.require(table.reduce(&system, &factor, workspace, s));
+    }
     stream.require(table.factor_border(&system, ridge_beta, &factor, workspace, s));
     stream.require(table.log_det(&system, &factor, workspace, s));
     stream.require(table.prepare_border_solve(&system, &factor, workspace, s));
@@ -237,7 +244,7 @@ struct Frame {
   void solve(const double* g, double* x) {
     void* const s = stream.handle();
     stream.require(table.reduce_rhs(&system, &factor, g, x, workspace, s));
-    stream.require(table.border_solve(&system, &factor, x + p.total, workspace, s));
+    stream.require(table.border_solve(&system, &factor, dual() ? x : x + p.total, workspace, s));
     stream.require(table.expand(&system, &factor, x, workspace, s));
   }
   Vector step(const Vector& g) {
@@ -522,6 +529,30 @@ inline void check_graph(const ArrowschurDeviceTable& table) {
   stream.require(table.graph_destroy(graph));
 }
 
+// Streams that are not the table's, and where memory is.
+inline void check_neighbours(const ArrowschurDeviceTable& table) {
+  Stream stream(table);
+  double* const memory = stream.allocate(4);
+  std::int32_t ordinal = -2;
+  stream.require(table.memory_ordinal(memory + 3, &ordinal));
+  CHECK_EQUAL(ordinal, 0);
+  const double host = 0.0;
+  stream.require(table.memory_ordinal(&host, &ordinal));
+  CHECK_EQUAL(ordinal, -1);
+
+  for (const std::uint64_t external : {1u, 2u}) {
+    stream.require(table.stream_wait_external(stream.handle(), external));
+    stream.require(table.external_wait_stream(external, stream.handle()));
+  }
+  CHECK_EQUAL(table.stream_wait_external(stream.handle(), 0), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK_EQUAL(table.external_wait_stream(0, stream.handle()), int{ARROWSCHUR_DEVICE_INVALID});
+  void* graph = nullptr;
+  stream.require(table.capture_begin(stream.handle()));
+  CHECK_EQUAL(table.stream_wait_external(stream.handle(), 1), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK_EQUAL(table.capture_end(stream.handle(), &graph), int{ARROWSCHUR_DEVICE_FAILED});
+  stream.synchronize();
+}
+
 // What is not supported is refused by name.
 inline void check_refusals(const ArrowschurDeviceTable& table) {
   ArrowschurDeviceSizes sizes{};
@@ -529,18 +560,18 @@ inline void check_refusals(const ArrowschurDeviceTable& table) {
   ArrowschurDeviceSystem system{};
   system.n = 2, system.total = 66, system.k = 4, system.groups = 1, system.rows = &rows;
   const auto refused = [&](const char* part) {
-    return table.sizes(&system, 0, &sizes) == ARROWSCHUR_DEVICE_INVALID &&
+    return table.sizes(&system, 0, 0, &sizes) == ARROWSCHUR_DEVICE_INVALID &&
            std::string(table.last_error()).find(part) != std::string::npos;
   };
   CHECK(refused("depth"));
   rows.d = 32;
   CHECK(refused("not the rows"));
   system.total = 64;
-  CHECK_EQUAL(table.sizes(&system, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 0, 0, &sizes), 0);
   system.border_form = ARROWSCHUR_BORDER_BLOCKS, system.border_width = 3;
   CHECK(refused("divide"));
   system.border_width = 2;
-  CHECK_EQUAL(table.sizes(&system, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 0, 0, &sizes), 0);
   system.k = std::int64_t{1} << 33;
   CHECK(refused("larger"));
 }
