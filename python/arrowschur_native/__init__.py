@@ -40,7 +40,15 @@ from ._errors import (
     UnsupportedConfiguration,
 )
 from ._factor import ArrowFactor, factorize
-from ._frame import ArrowFrame, BaseArrowFrame, FrameFactors, FrameStep, newton_step_reupload
+from ._frame import (
+    ArrowFrame,
+    BaseArrowFrame,
+    FrameCandidate,
+    FrameFactors,
+    FramePlan,
+    FrameStep,
+    newton_step_reupload,
+)
 from ._inner_loop import (
     DenseReferenceStep,
     InnerFit,
@@ -121,7 +129,9 @@ __all__ = [
     "DeviceUnavailableError",
     "DiagonalBorder",
     "EscalationOptions",
+    "FrameCandidate",
     "FrameFactors",
+    "FramePlan",
     "FrameStep",
     "FramedKroneckerBorder",
     "InnerFit",

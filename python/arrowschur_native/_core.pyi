@@ -310,16 +310,26 @@ def factorize(
 ) -> Factor: ...
 
 # ---- frames ----
-class ArrowFrame:
-    @staticmethod
-    def build(
-        system: System,
-        ridge_t: object,
-        ridge_beta: object,
+class FrameOptions:
+    def __init__(
+        self,
+        *,
+        route: object,
         expected_solves: int,
         border_inverse: object,
         device_memory_limit: int | None,
-    ) -> ArrowFrame: ...
+        cache_entries: int,
+        pcg: PcgOptions,
+        accept_truncated: bool,
+    ) -> None: ...
+
+class ArrowFrame:
+    @staticmethod
+    def build(system: System, ridge_t: object, ridge_beta: object, options: FrameOptions) -> ArrowFrame: ...
+    @property
+    def route(self) -> str: ...
+    @property
+    def plan(self) -> dict[str, Any]: ...
     @property
     def ridge_t(self) -> float: ...
     @property
@@ -339,17 +349,15 @@ class FrameFactors:
     @property
     def ridge_beta(self) -> float: ...
     @property
+    def route(self) -> str: ...
+    @property
     def log_det_hessian(self) -> float: ...
 
 class BaseArrowFrame:
     @staticmethod
-    def build(
-        system: System,
-        expected_solves: int,
-        border_inverse: object,
-        device_memory_limit: int | None,
-        cache_entries: int,
-    ) -> BaseArrowFrame: ...
+    def build(system: System, options: FrameOptions) -> BaseArrowFrame: ...
+    @property
+    def plan(self) -> dict[str, Any]: ...
     def device_bytes(self) -> int: ...
     def telemetry(self) -> dict[str, Any]: ...
     def factor_at(self, ridge_t: object, ridge_beta: object) -> FrameFactors: ...
@@ -362,12 +370,7 @@ class BaseArrowFrame:
     def refresh(self, system: System) -> None: ...
 
 def newton_step_reupload(
-    system: System,
-    ridge_t: object,
-    ridge_beta: object,
-    certificate: bool,
-    border_inverse: object,
-    device_memory_limit: int | None,
+    system: System, ridge_t: object, ridge_beta: object, certificate: bool, options: FrameOptions
 ) -> dict[str, Any]: ...
 
 # ---- loops ----

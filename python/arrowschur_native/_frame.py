@@ -10,13 +10,73 @@ from numpy.typing import ArrayLike
 from . import _core
 from ._arrays import Array, describe, float64_array
 from ._errors import InvalidArgument, UnsupportedConfiguration
-from ._options import _boolean, _integer
-from ._results import _Printed
+from ._options import PcgOptions, _boolean, _instance, _integer
+from ._results import PcgDiagnostics, _Printed
 from ._shapes import border_vector, row_shapes, row_vector
 from ._system import ArrowSystem, system_handle
 from ._telemetry import Telemetry
 
-__all__ = ["ArrowFrame", "BaseArrowFrame", "FrameFactors", "FrameStep", "newton_step_reupload"]
+__all__ = [
+    "ArrowFrame",
+    "BaseArrowFrame",
+    "FrameCandidate",
+    "FrameFactors",
+    "FramePlan",
+    "FrameStep",
+    "newton_step_reupload",
+]
+
+
+@dataclass(frozen=True, repr=False)
+class FrameCandidate(_Printed):
+    """A route that the factors of a frame could take, or could not.
+
+    Attributes
+    ----------
+    route : {'direct', 'dual', 'inexact_pcg'}
+    up_seconds, build_seconds, solve_seconds : float
+        Predicted; the last is one solve.
+    seconds : float
+        Predicted: upload, build and `expected_solves` solves.
+    peak_bytes : int
+        On the device, blocks included; 0 where the route does not exist.
+    why_not : str
+        Empty where it was possible.
+    """
+
+    route: str
+    up_seconds: float
+    build_seconds: float
+    solve_seconds: float
+    seconds: float
+    peak_bytes: int
+    why_not: str
+
+
+@dataclass(frozen=True, repr=False)
+class FramePlan(_Printed):
+    """The route of a frame's factors, and what it was chosen from.
+
+    Attributes
+    ----------
+    route : {'direct', 'dual', 'inexact_pcg'}
+        What factors take, unless the dual route is left (`FrameStep.route`, `FrameFactors.route`).
+    expected_solves : int
+        Solves per factor that the prediction counts.
+    candidates : tuple of FrameCandidate
+    profile : str
+        Of the device.
+    """
+
+    route: str
+    expected_solves: int
+    candidates: tuple[FrameCandidate, ...]
+    profile: str
+
+
+def _plan(values: dict[str, Any]) -> FramePlan:
+    candidates = tuple(FrameCandidate(**candidate) for candidate in values["candidates"])
+    return FramePlan(**{**values, "candidates": candidates})
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -29,8 +89,13 @@ class FrameStep(_Printed):
     delta_beta : ndarray, (k,), float64
         `-(H + ridges)^-1 g`.
     log_det_hessian : float
-        `log det(H + ridges)`.
+        `log det(H + ridges)`; NaN on the route `'inexact_pcg'`.
     ridge_t, ridge_beta : float
+    route : {'direct', 'dual', 'inexact_pcg'}
+        Of the factors: `'direct'` where the dual route of the plan was left.
+    pcg : PcgDiagnostics or None
+        Of the route `'inexact_pcg'`. `final_relative_residual` is the true one, `residual_gap` its distance from that of
+        the recurrence; `matvec_calls` are those of the iteration.
     certificate : float
         Normwise backward error; NaN unless it was asked for.
     execution_path : str
@@ -53,6 +118,8 @@ class FrameStep(_Printed):
     execution_path: str
     backend: str
     unproven_path: str
+    route: str
+    pcg: PcgDiagnostics | None
     telemetry: Telemetry
 
     @property
@@ -62,19 +129,38 @@ class FrameStep(_Printed):
 
 
 def _step(values: dict[str, Any]) -> FrameStep:
-    return FrameStep(**{**values, "telemetry": Telemetry(**values["telemetry"])})
+    pcg = None if values["pcg"] is None else PcgDiagnostics(**values["pcg"])
+    return FrameStep(**{**values, "pcg": pcg, "telemetry": Telemetry(**values["telemetry"])})
 
 
-def _check_route(route: Any, storage: Any) -> None:
-    if route not in ("auto", "direct"):
-        raise UnsupportedConfiguration(feature=f"route={route!r:.40}", route="a frame", hint="use 'auto' or 'direct'")
+def _frame_options(
+    *,
+    route: Any,
+    storage: Any = "float64",
+    expected_solves: Any = 8,
+    border_inverse: Any,
+    device_memory_limit: Any,
+    cache_entries: Any = 4,
+    pcg: Any,
+    accept_truncated: Any,
+) -> _core.FrameOptions:
     if storage != "float64":
         raise UnsupportedConfiguration(feature=f"storage={storage!r:.40}", route="a frame", hint="use 'float64'")
-
-
-def _limit(value: Any) -> int | None:
-    _integer("device_memory_limit", value, 0, optional=True)
-    return None if value is None else int(value)
+    _integer("expected_solves", expected_solves, 1)
+    _integer("device_memory_limit", device_memory_limit, 0, optional=True)
+    _integer("cache_entries", cache_entries, 0)
+    _boolean("accept_truncated", accept_truncated)
+    chosen = PcgOptions() if pcg is None else pcg
+    _instance("pcg", chosen, PcgOptions)
+    return _core.FrameOptions(
+        route=route,
+        expected_solves=int(expected_solves),
+        border_inverse=border_inverse,
+        device_memory_limit=None if device_memory_limit is None else int(device_memory_limit),
+        cache_entries=int(cache_entries),
+        pcg=chosen._handle,
+        accept_truncated=accept_truncated,
+    )
 
 
 def _gradient(system: ArrowSystem, g_t: Any, g_beta: Any) -> tuple[Array | None, Array | None]:
@@ -93,7 +179,9 @@ class ArrowFrame:
 
         A_i = L_i L_i'     W_i = L_i^-1 B_i     S = M - W'W = L_S L_S'
 
-    `L`, `W` and `L_S` stay on the device. A step sends `T + k` numbers, gets as many back, and factors nothing.
+    `L`, `W` and `L_S` stay on the device. A step sends `T + k` numbers, gets as many back, and factors nothing. On the dual
+    route, for a diagonal or banded `M` and `T < k`, they are `L`, `W`, `V = M^-1 W'` and the factors of `M` and of
+    `C = I - W V`: no `k x k` matrix is formed.
 
     Attributes
     ----------
@@ -101,7 +189,11 @@ class ArrowFrame:
         What it was built from.
     ridge_t, ridge_beta : float
     log_det_hessian : float
-        `log det(H + ridges)`.
+        `log det(H + ridges)`; NaN on the route `'inexact_pcg'`.
+    route : {'direct', 'dual', 'inexact_pcg'}
+        Of its factors.
+    plan : FramePlan
+        What the route was chosen from.
     device_bytes : int
         Held on the device.
     telemetry : Telemetry
@@ -133,6 +225,8 @@ class ArrowFrame:
         expected_solves: int = 8,
         border_inverse: str = "blocks",
         device_memory_limit: int | None = None,
+        pcg: PcgOptions | None = None,
+        accept_truncated: bool = False,
     ) -> ArrowFrame:
         """Upload a system once and factor it on the device.
 
@@ -143,16 +237,24 @@ class ArrowFrame:
             block-diagonal borders travel in their own form.
         ridge_t, ridge_beta : float, default 0
             Finite, >= 0.
-        route : {'auto', 'direct'}, default 'auto'
+        route : {'auto', 'direct', 'dual', 'inexact_pcg'}, default 'auto'
+            `'auto'`: direct or dual, whichever is predicted to be faster over `expected_solves` solves, within the memory;
+            the dual route is left where `M` or `C` has no factor. `'dual'`: that or an error. `'inexact_pcg'`: conjugate
+            gradients on `S`, preconditioned by its diagonal, with nothing of order `k x k`.
         storage : {'float64'}, default 'float64'
         expected_solves : int, default 8
-            What `border_inverse='auto'` weighs, >= 1.
+            What `route='auto'` and `border_inverse='auto'` weigh, >= 1.
         border_inverse : {'blocks', 'full', 'auto'}, default 'blocks'
             Invert the diagonal blocks of `L_S`, or all of it: `k^3 / 3` flops more per build for solves without a chain
             of dependent blocks. `'auto'`: all of it where `expected_solves` are predicted to pay for that. The rounding
             of the two differs.
         device_memory_limit : int, optional
             Bytes; None: what is free, at most half of the device.
+        pcg : PcgOptions, optional
+            Of the route `'inexact_pcg'`: `max_iterations`, and `relative_tolerance`, 1e-4 by default.
+        accept_truncated : bool, default False
+            Hand out a step whose iterations were used up, marked `stopping_reason='max_iter'`; otherwise it is a
+            `PcgError`.
 
         Returns
         -------
@@ -163,18 +265,23 @@ class ArrowFrame:
         DeviceUnavailableError
             There is no device, or not enough memory on it.
         UnsupportedConfiguration
-            The system has no dense form that a device takes.
+            The system has no dense form that a device takes, or not the route that was asked for.
         RowFactorError, SchurFactorError
             The operator is not positive definite. The `suggested_ridge` of a row counts its coupling to the border.
         DeviceError
             The device failed.
         """
-        handle = system_handle(system)
-        _check_route(route, storage)
-        _integer("expected_solves", expected_solves, 1)
+        options = _frame_options(
+            route=route,
+            storage=storage,
+            expected_solves=expected_solves,
+            border_inverse=border_inverse,
+            device_memory_limit=device_memory_limit,
+            pcg=pcg,
+            accept_truncated=accept_truncated,
+        )
         frame = cls.__new__(cls)
-        limit = _limit(device_memory_limit)
-        core = _core.ArrowFrame.build(handle, ridge_t, ridge_beta, int(expected_solves), border_inverse, limit)
+        core = _core.ArrowFrame.build(system_handle(system), ridge_t, ridge_beta, options)
         object.__setattr__(frame, "_handle", core)
         object.__setattr__(frame, "system", system)
         return frame
@@ -199,6 +306,16 @@ class ArrowFrame:
     def log_det_hessian(self) -> float:
         """`log det(H + ridges)`."""
         return self._handle.log_det_hessian
+
+    @property
+    def route(self) -> str:
+        """Route of its factors."""
+        return self._handle.route
+
+    @property
+    def plan(self) -> FramePlan:
+        """What the route was chosen from."""
+        return _plan(self._handle.plan)
 
     @property
     def device_bytes(self) -> int:
@@ -234,6 +351,8 @@ class ArrowFrame:
         ------
         InvalidArgument
             A shape does not fit, or an entry is not finite.
+        PcgError
+            The iteration of the route `'inexact_pcg'` has not converged, or `S` is not positive definite.
         DeviceError
             The device failed.
         """
@@ -258,6 +377,8 @@ class ArrowFrame:
         ------
         InvalidArgument
             A shape does not fit, or an entry is not finite.
+        PcgError
+            As `step`.
         DeviceError
             The device failed.
         """
@@ -281,8 +402,9 @@ class FrameFactors:
     Attributes
     ----------
     ridge_t, ridge_beta : float
+    route : {'direct', 'dual', 'inexact_pcg'}
     log_det_hessian : float
-        `log det(H + ridges)`.
+        `log det(H + ridges)`; NaN on the route `'inexact_pcg'`.
 
     Notes
     -----
@@ -306,6 +428,11 @@ class FrameFactors:
         return self._handle.ridge_beta
 
     @property
+    def route(self) -> str:
+        """How the border is solved."""
+        return self._handle.route
+
+    @property
     def log_det_hessian(self) -> float:
         """`log det(H + ridges)`."""
         return self._handle.log_det_hessian
@@ -318,13 +445,14 @@ class BaseArrowFrame:
     """The blocks of a system on a device, without ridges, for a ladder of them.
 
     The blocks are uploaded once. Factors are made from them on the device, as often as wanted, with the bits of an
-    `ArrowFrame` at the same ridges. A move of `ridge_beta` alone factors the border only.
+    `ArrowFrame` at the same ridges. A move of `ridge_beta` alone factors the border only; on the dual route it makes `V` and
+    `C` again from the rows that are there.
 
     Parameters
     ----------
     system : ArrowSystem
         As for `ArrowFrame.build`.
-    expected_solves, border_inverse, device_memory_limit
+    route, expected_solves, border_inverse, device_memory_limit, pcg, accept_truncated
         As for `ArrowFrame.build`.
     cache_entries : int, default 4
         Factors that the frame keeps by itself, one per pair of ridges.
@@ -333,6 +461,8 @@ class BaseArrowFrame:
     ----------
     system : ArrowSystem
         What it holds the numbers of.
+    plan : FramePlan
+        What the route was chosen from.
     device_bytes : int
     telemetry : Telemetry
         Counters since it was built.
@@ -351,24 +481,35 @@ class BaseArrowFrame:
         self,
         system: ArrowSystem,
         *,
+        route: str = "auto",
         expected_solves: int = 8,
         border_inverse: str = "blocks",
         device_memory_limit: int | None = None,
         cache_entries: int = 4,
+        pcg: PcgOptions | None = None,
+        accept_truncated: bool = False,
     ) -> None:
-        handle = system_handle(system)
-        _integer("expected_solves", expected_solves, 1)
-        _integer("cache_entries", cache_entries, 0)
-        limit = _limit(device_memory_limit)
-        self._handle = _core.BaseArrowFrame.build(
-            handle, int(expected_solves), border_inverse, limit, int(cache_entries)
+        options = _frame_options(
+            route=route,
+            expected_solves=expected_solves,
+            border_inverse=border_inverse,
+            device_memory_limit=device_memory_limit,
+            cache_entries=cache_entries,
+            pcg=pcg,
+            accept_truncated=accept_truncated,
         )
+        self._handle = _core.BaseArrowFrame.build(system_handle(system), options)
         self._system = system
 
     @property
     def system(self) -> ArrowSystem:
         """The system whose numbers it holds."""
         return self._system
+
+    @property
+    def plan(self) -> FramePlan:
+        """What the route was chosen from."""
+        return _plan(self._handle.plan)
 
     @property
     def device_bytes(self) -> int:
@@ -458,8 +599,11 @@ def newton_step_reupload(
     ridge_t: float = 0.0,
     ridge_beta: float = 0.0,
     certificate: bool = False,
+    route: str = "auto",
     border_inverse: str = "blocks",
     device_memory_limit: int | None = None,
+    pcg: PcgOptions | None = None,
+    accept_truncated: bool = False,
 ) -> FrameStep:
     """Solve for one Newton step on a device and keep nothing there: upload, factors, one solve.
 
@@ -471,13 +615,13 @@ def newton_step_reupload(
         Finite, >= 0.
     certificate : bool, default False
         Measure the normwise backward error on the device.
-    border_inverse, device_memory_limit
+    route, border_inverse, device_memory_limit, pcg, accept_truncated
         As for `ArrowFrame.build`.
 
     Returns
     -------
     FrameStep
-        With the bits of `ArrowFrame.build(system, ridge_t, ridge_beta).step()`.
+        With the bits of `ArrowFrame.build(system, ridge_t, ridge_beta).step()` on the same route.
 
     Raises
     ------
@@ -489,7 +633,11 @@ def newton_step_reupload(
     What keeping the factors saves is what this pays: every call moves the whole system.
     """
     _boolean("certificate", certificate)
-    limit = _limit(device_memory_limit)
-    return _step(
-        _core.newton_step_reupload(system_handle(system), ridge_t, ridge_beta, certificate, border_inverse, limit)
+    options = _frame_options(
+        route=route,
+        border_inverse=border_inverse,
+        device_memory_limit=device_memory_limit,
+        pcg=pcg,
+        accept_truncated=accept_truncated,
     )
+    return _step(_core.newton_step_reupload(system_handle(system), ridge_t, ridge_beta, certificate, options))

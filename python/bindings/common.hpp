@@ -133,6 +133,7 @@ py::object exception_object(const std::exception_ptr& error);
 
 // ---- plans ----------------------------------------------------------------------------------------------------------
 py::dict candidate_fields(const PlanCandidate& candidate);
+py::object pcg_fields(const std::optional<PcgDiagnostics>& pcg);
 
 // ---- calls that work ------------------------------------------------------------------------------------------------
 // Polls for Ctrl-C while the GIL is released. Only the main thread receives signals, so only it pays for the polling.

@@ -13,6 +13,9 @@ using namespace py::literals;
 constexpr std::array kInverses{Named<BorderInverse>{"blocks", BorderInverse::blocks},
                                Named<BorderInverse>{"full", BorderInverse::full},
                                Named<BorderInverse>{"auto", BorderInverse::automatic}};
+constexpr std::array kRoutes{
+    Named<FrameRoute>{"auto", FrameRoute::automatic}, Named<FrameRoute>{"direct", FrameRoute::direct},
+    Named<FrameRoute>{"dual", FrameRoute::dual}, Named<FrameRoute>{"inexact_pcg", FrameRoute::inexact_pcg}};
 constexpr const char* kRidge = "a finite number >= 0";
 
 // A frame, and the shape in which g_t was given.
@@ -25,14 +28,30 @@ struct BaseFrameHandle {
   Shape rows;
 };
 
-FrameOptions make_options(Index expected_solves, const py::object& border_inverse,
-                          std::optional<Index> device_memory_limit, Index cache_entries = 4) {
+FrameOptions make_options(const py::object& route, Index expected_solves, const py::object& border_inverse,
+                          std::optional<Index> device_memory_limit, Index cache_entries, const PcgOptions& pcg,
+                          bool accept_truncated) {
   FrameOptions options;
+  options.route = parse(kRoutes, route, "route");
   options.expected_solves = expected_solves;
   options.border_inverse = parse(kInverses, border_inverse, "border_inverse");
   options.device_memory_limit = device_memory_limit;
   options.cache_entries = cache_entries;
+  options.pcg = pcg;
+  options.accept_truncated = accept_truncated;
+  if (const auto c = options.complaint()) throw InvalidArgument(c->field, c->value, c->rule);
   return options;
+}
+
+py::dict plan_fields(const FramePlan& plan) {
+  py::list candidates;
+  for (const FrameCandidate& c : plan.candidates) {
+    candidates.append(py::dict("route"_a = to_string(c.route), "up_seconds"_a = c.up_seconds,
+                               "build_seconds"_a = c.build_seconds, "solve_seconds"_a = c.solve_seconds,
+                               "seconds"_a = c.seconds, "peak_bytes"_a = c.peak_bytes, "why_not"_a = c.why_not));
+  }
+  return py::dict("route"_a = to_string(plan.route), "expected_solves"_a = plan.expected_solves,
+                  "candidates"_a = candidates, "profile"_a = plan.profile);
 }
 
 py::dict step_fields(FrameStep&& step, const Shape& rows) {
@@ -41,7 +60,8 @@ py::dict step_fields(FrameStep&& step, const Shape& rows) {
                   "delta_beta"_a = adopt(std::move(step.delta_beta), {k}), "log_det_hessian"_a = step.log_det_hessian,
                   "ridge_t"_a = step.ridge_t, "ridge_beta"_a = step.ridge_beta, "certificate"_a = step.certificate,
                   "execution_path"_a = step.execution_path, "backend"_a = step.backend,
-                  "unproven_path"_a = step.unproven_path, "telemetry"_a = telemetry_fields(step.telemetry));
+                  "unproven_path"_a = step.unproven_path, "route"_a = to_string(step.route),
+                  "pcg"_a = pcg_fields(step.pcg), "telemetry"_a = telemetry_fields(step.telemetry));
 }
 
 // A gradient of the caller, or none for the frame's own.
@@ -68,14 +88,15 @@ void register_arrow_frame(py::module_& m) {
   py::class_<FrameHandle>(m, "ArrowFrame", "Factors at one pair of ridges, on a device.")
       .def_static(
           "build",
-          [](const SystemHandle& system, const py::handle& ridge_t, const py::handle& ridge_beta, Index expected_solves,
-             const py::object& border_inverse, std::optional<Index> device_memory_limit) {
+          [](const SystemHandle& system, const py::handle& ridge_t, const py::handle& ridge_beta,
+             const FrameOptions& options) {
             const double t = as_number(ridge_t, "ridge_t", kRidge), beta = as_number(ridge_beta, "ridge_beta", kRidge);
-            const FrameOptions options = make_options(expected_solves, border_inverse, device_memory_limit);
             return FrameHandle{released([&] { return ArrowFrame::build(system.core, t, beta, options); }),
                                system.row_shape()};
           },
-          "system"_a, "ridge_t"_a, "ridge_beta"_a, "expected_solves"_a, "border_inverse"_a, "device_memory_limit"_a)
+          "system"_a, "ridge_t"_a, "ridge_beta"_a, "options"_a)
+      .def_property_readonly("route", [](const FrameHandle& self) { return to_string(self.core.route()); })
+      .def_property_readonly("plan", [](const FrameHandle& self) { return plan_fields(self.core.plan()); })
       .def_property_readonly("ridge_t", [](const FrameHandle& self) { return self.core.ridge_t(); })
       .def_property_readonly("ridge_beta", [](const FrameHandle& self) { return self.core.ridge_beta(); })
       .def_property_readonly("log_det_hessian", [](const FrameHandle& self) { return self.core.log_det_hessian(); })
@@ -104,19 +125,18 @@ void register_base_frame(py::module_& m) {
   py::class_<FrameFactors>(m, "FrameFactors", "Factors of a BaseArrowFrame.")
       .def_property_readonly("ridge_t", &FrameFactors::ridge_t)
       .def_property_readonly("ridge_beta", &FrameFactors::ridge_beta)
+      .def_property_readonly("route", [](const FrameFactors& self) { return to_string(self.route()); })
       .def_property_readonly("log_det_hessian", &FrameFactors::log_det_hessian);
 
   using Handle = BaseFrameHandle;
   py::class_<Handle>(m, "BaseArrowFrame", "Blocks without ridges, on a device.")
       .def_static(
           "build",
-          [](const SystemHandle& system, Index expected_solves, const py::object& border_inverse,
-             std::optional<Index> device_memory_limit, Index cache_entries) {
-            const FrameOptions options =
-                make_options(expected_solves, border_inverse, device_memory_limit, cache_entries);
+          [](const SystemHandle& system, const FrameOptions& options) {
             return Handle{released([&] { return BaseArrowFrame::build(system.core, options); }), system.row_shape()};
           },
-          "system"_a, "expected_solves"_a, "border_inverse"_a, "device_memory_limit"_a, "cache_entries"_a)
+          "system"_a, "options"_a)
+      .def_property_readonly("plan", [](const Handle& self) { return plan_fields(self.core.plan()); })
       .def("device_bytes", [](const Handle& self) { return released([&] { return self.core.device_bytes(); }); })
       .def("telemetry",
            [](const Handle& self) { return telemetry_fields(released([&] { return self.core.telemetry(); })); })
@@ -161,18 +181,20 @@ void register_base_frame(py::module_& m) {
 }  // namespace
 
 void register_frame(py::module_& m) {
+  py::class_<FrameOptions>(m, "FrameOptions", "Validated options of a frame.")
+      .def(py::init(&make_options), py::kw_only(), "route"_a, "expected_solves"_a, "border_inverse"_a,
+           "device_memory_limit"_a, "cache_entries"_a, "pcg"_a, "accept_truncated"_a);
   register_arrow_frame(m);
   register_base_frame(m);
   m.def(
       "newton_step_reupload",
       [](const SystemHandle& system, const py::handle& ridge_t, const py::handle& ridge_beta, bool certificate,
-         const py::object& border_inverse, std::optional<Index> device_memory_limit) {
+         const FrameOptions& options) {
         const double t = as_number(ridge_t, "ridge_t", kRidge), beta = as_number(ridge_beta, "ridge_beta", kRidge);
-        const FrameOptions options = make_options(1, border_inverse, device_memory_limit);
         return step_fields(released([&] { return newton_step_reupload(system.core, t, beta, certificate, options); }),
                            system.row_shape());
       },
-      "system"_a, "ridge_t"_a, "ridge_beta"_a, "certificate"_a, "border_inverse"_a, "device_memory_limit"_a);
+      "system"_a, "ridge_t"_a, "ridge_beta"_a, "certificate"_a, "options"_a);
 }
 
 }  // namespace arrowschur::python

@@ -171,7 +171,6 @@ std::optional<BuildFailure> DeviceFactor::build(DeviceSystem& s, double ridge_t,
   if (route_ == BorderRoute::iterative) host_.log_det = host_.smallest_pivot = kNone;
   if (host_.failed == 0) return std::nullopt;
   BuildFailure failure;
-  failure.route = route_;
   failure.rows_failed = !rows_->built;
   failure.ridge_t = ridge_t;
   if (failure.rows_failed) {

@@ -29,10 +29,7 @@ struct RowPart {
 
 // How a build that has failed failed.
 struct BuildFailure {
-  BorderRoute route = BorderRoute::direct;
   bool rows_failed = false;
-  // M + ridge_beta I of the dual route is not positive definite: the direct route may be all the same.
-  bool band_failed() const noexcept { return !rows_failed && (record.failed & ARROWSCHUR_BAND_FAILED) != 0; }
   double ridge_t = 0.0;
   ArrowschurBuildRecord record{};
   [[noreturn]] void raise() const;  // RowFactorError or SchurFactorError

@@ -143,11 +143,11 @@ FactorAnswer FactorCache::get(double ridge_t, double ridge_beta) {
   if ((answer.factor = find(ridge_t, ridge_beta)) != nullptr) return answer;
   answer = make(ridge_t, ridge_beta, route_);
   if (!answer.failure || answer.failure->rows_failed || route_ != BorderRoute::dual || !may_leave_) return answer;
-  // With M positive definite H is exactly where C is, but for rounding; where M is not, H may be all the same.
+  // In exact arithmetic M and C have factors wherever S has one. Rounding may know better, and the pivot of S is what others
+  // report.
   try {
     return make(ridge_t, ridge_beta, BorderRoute::direct);
   } catch (const OutOfMemory&) {
-    if (answer.failure->band_failed()) throw;
     return answer;
   }
 }

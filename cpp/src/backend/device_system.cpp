@@ -64,6 +64,7 @@ std::optional<Unsupported> unsupported(const ArrowSystem& s) {
 
 const char* dual_obstacle(const BorderForm& border, Index total_dim, Index k) noexcept {
   if (border.form != ARROWSCHUR_BORDER_BANDED) return "the border is neither diagonal nor banded";
+  if (border.width > ARROWSCHUR_DUAL_MAX_WIDTH) return "the band of the border is wider than 64";
   if (total_dim == 0) return "there are no rows";
   return total_dim < k ? nullptr : "T >= k: the capacitance form is not smaller than S";
 }

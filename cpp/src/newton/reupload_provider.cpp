@@ -30,7 +30,7 @@ Attempt::Outcome ReuploadProvider::factor(double ridge_t, double ridge_beta) {
   device_.emplace(system(), device::Binding{.vectors = device::ResidentDevice::kSolveVectors,
                                             .memory_limit = options_.device_memory_limit,
                                             .route = route_of(options_.mode),
-                                            .expected_solves = 1});
+                                            .expected_solves = options_.expected_solves});
   device::FactorAnswer answer = device_->factors().get(ridge_t, ridge_beta);
   factor_ = std::move(answer.factor);
   if (factor_ == nullptr) {
