@@ -34,6 +34,7 @@ inline const char* dual_complaint(const ArrowschurDeviceSystem& s) {
   if (const char* words = complaint(s)) return words;
   if (s.border_form != ARROWSCHUR_BORDER_BANDED) return "the dual route of a border that is not banded";
   if (s.border_width > ARROWSCHUR_DUAL_MAX_WIDTH) return "the dual route of a band that is too wide";
+  if (s.k > std::int64_t{1} << 30) return "a band with more columns than the backend counts";
   return fits(s.total, s.total, s.n) ? nullptr : "the shape is larger than the backend's indices";
 }
 

@@ -157,6 +157,15 @@ int Stream::subtract_gram(std::int64_t k, std::int64_t lines, const double* w, d
                        "cublasDsyrk");
 }
 
+// Z is row-major [lines, k]: to the library k x lines, and its transpose the factor of the product.
+int Stream::minus_outer(std::int64_t lines, std::int64_t k, const double* z, double* c, std::int64_t ldc) noexcept {
+  const double minus_one = -1.0, zero = 0.0;
+  ++counters_.kernel_launches;
+  return check_library(math()->syrk(cublas_, MathLibraries::kLower, MathLibraries::kTranspose, lines, k, &minus_one, z,
+                                    k, &zero, c, ldc),
+                       "cublasDsyrk");
+}
+
 int Stream::cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void* workspace) noexcept {
   if (potrf_k_ != k || potrf_lds_ != lds) {
     if (const int status = potrf_workspace(k, lds, &potrf_device_, &potrf_host_)) return status;

@@ -40,6 +40,7 @@ class Stream {
 
   // ---- library calls of the stages (kernels/stages.hpp) ----
   int subtract_gram(std::int64_t k, std::int64_t lines, const double* w, double* s, std::int64_t lds) noexcept;
+  int minus_outer(std::int64_t lines, std::int64_t k, const double* z, double* c, std::int64_t ldc) noexcept;
   int cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void* workspace) noexcept;
   int solve_lower(std::int64_t k, const double* l, std::int64_t lds, double* x, std::int64_t ldx) noexcept;
 

@@ -9,7 +9,6 @@ namespace {
 int unwritten(const char* name) { return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": not written yet"); }
 }  // namespace
 
-int dual_reduce(const System*, double, const Factor*, void*, void*) noexcept { return unwritten("dual_reduce"); }
 int schur_apply(const System*, double, const Factor*, const double*, double*, void*, void*) noexcept {
   return unwritten("schur_apply");
 }

@@ -59,6 +59,10 @@ void check_large(const ArrowschurDeviceTable& table) {
 TEST(EveryShapeAgreesWithTheDenseMatrix) {
   on_device([](const ArrowschurDeviceTable& table) { check_shapes(table, std::random_device{}()); });
 }
+TEST(TheDualRouteAgreesWithTheDenseMatrix) {
+  on_device([](const ArrowschurDeviceTable& table) { check_dual_shapes(table, std::random_device{}()); });
+}
+TEST(TheDualRouteSaysWhereItEnds) { on_device(check_failing_dual); }
 TEST(LargeSystemsAgreeWithTheDenseMatrix) { on_device(check_large); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { on_device(check_failing_rows); }
 TEST(AFailingBorderNamesItsPivot) { on_device(check_failing_border); }

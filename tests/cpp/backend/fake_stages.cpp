@@ -120,7 +120,10 @@ int queue_stage(const char* name, void* stream, const Count& count, Work work) {
 
 // What a script makes of a build that may have gone well.
 void break_build(ArrowschurBuildRecord& record, const std::string& stage) {
-  if (stage == "factor_border") {
+  if (stage == "dual_reduce") {
+    record.failed |= ARROWSCHUR_BAND_FAILED;
+    record.border_pivot = 0;
+  } else if (stage == "factor_border") {
     record.failed |= ARROWSCHUR_BORDER_FAILED;
     record.border_pivot = 0;
   } else {
@@ -183,6 +186,16 @@ int reduce(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* f
                     [](auto& queue, Call& call, auto) { return kernels::reduce(queue, call.system(), call.factor()); });
 }
 
+int dual_reduce(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                void* workspace, void* stream) {
+  if (system != nullptr) {
+    if (const char* words = kernels::dual_complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  }
+  return queue_call("dual_reduce", system, factor, workspace, stream, [=](auto& queue, Call& call, auto) {
+    return kernels::dual_reduce(queue, call.system(), ridge_beta, call.factor());
+  });
+}
+
 int factor_border(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
                   void* workspace, void* stream) {
   return queue_call("factor_border", system, factor, workspace, stream, [=](auto& queue, Call& call, auto) {
@@ -222,7 +235,8 @@ int reduce_rhs(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFacto
 int border_solve(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
                  void* stream) {
   return queue_call("border_solve", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
-    return kernels::border_solve(queue, call.system(), call.factor(), at(x, call.system().k, sizeof(double)),
+    return kernels::border_solve(queue, call.system(), call.factor(),
+                                 at(x, kernels::order_of(call.system(), call.factor()), sizeof(double)),
                                  call.workspace());
   });
 }
@@ -230,7 +244,8 @@ int border_solve(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFac
 int expand(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
            void* stream) {
   return queue_call("expand", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
-    return kernels::expand(queue, call.system(), call.factor(), at(x, call.system().total + call.system().k));
+    return kernels::expand(queue, call.system(), call.factor(), at(x, call.system().total + call.system().k),
+                           call.workspace());
   });
 }
 
@@ -294,9 +309,6 @@ int measure(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* 
 
 static int unwritten(const char* name) {
   return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": not written yet");
-}
-int dual_reduce(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, void*, void*) {
-  return unwritten("dual_reduce");
 }
 int schur_apply(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, const double*, double*, void*,
                 void*) {

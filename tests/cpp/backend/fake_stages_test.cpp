@@ -37,6 +37,8 @@ ArrowschurDeviceCounters counters(const Stream& stream) {
 }  // namespace
 
 TEST(EveryShapeAgreesWithTheDenseMatrix) { check_shapes(table(), std::random_device{}()); }
+TEST(TheDualRouteAgreesWithTheDenseMatrix) { check_dual_shapes(table(), std::random_device{}()); }
+TEST(TheDualRouteSaysWhereItEnds) { check_failing_dual(table()); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { check_failing_rows(table()); }
 TEST(AFailingBorderNamesItsPivot) { check_failing_border(table()); }
 TEST(VectorsAgreeWithLongSums) { check_vectors(table()); }
@@ -66,6 +68,17 @@ TEST(TheBudgetOfLaunchesIsKept) {
   before = launches();
   stream.require(table().apply_h(&frame.system, g, x, frame.workspace, stream.handle()));
   CHECK(launches() - before <= 3);
+
+  for (const std::int64_t width : {0, 1, 5}) {
+    const Problem banded = random_problem(repeated(2, 20), 300, ARROWSCHUR_BORDER_BANDED, width, 5);
+    Frame dual(stream, banded, false, false, true);
+    before = launches();
+    dual.build(0.0, 0.0);
+    CHECK(launches() - before <= 12);
+    before = launches();
+    dual.solve(g, x);
+    CHECK(launches() - before <= 8 + 2);  // one diagonal block
+  }
 }
 
 TEST(CountersAreOfTheStream) {

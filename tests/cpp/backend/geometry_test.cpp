@@ -40,6 +40,7 @@ class LimitQueue {
     return ARROWSCHUR_DEVICE_OK;
   }
   int subtract_gram(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return 0; }
+  int minus_outer(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return 0; }
   int cholesky(std::int64_t, double*, std::int64_t, int*, void*) { return 0; }
   int solve_lower(std::int64_t, const double*, std::int64_t, double*, std::int64_t) { return 0; }
   int kernels() const { return kernels_; }
@@ -68,7 +69,16 @@ void check_launches(const Shape& shape) {
     suggest_bump(queue, s, 0.0, 0.0, f, nullptr);
     reduce_rhs(queue, s, f, &other, &other, nullptr);
     if (s.k < 100'000) border_solve(queue, s, f, nullptr, nullptr);  // as many launches as blocks
-    expand(queue, s, f, &other);
+    expand(queue, s, f, &other, nullptr);
+    if (dual_complaint(s) != nullptr) continue;
+    f.v = f.band_factor = &other, f.lds = padded(s.total);
+    dual_reduce(queue, s, 0.0, f);
+    factor_border(queue, s, 0.0, f, nullptr, nullptr);
+    log_det(queue, s, f, nullptr);
+    prepare_border_solve(queue, s, f);
+    reduce_rhs(queue, s, f, &other, &other, nullptr);
+    if (s.total < 100'000) border_solve(queue, s, f, nullptr, nullptr);
+    expand(queue, s, f, &other, nullptr);
   }
   apply_h(queue, s, &other, &other, nullptr);
   norm_h(queue, s, 0.0, 0.0, nullptr, &other);

@@ -19,7 +19,7 @@ constexpr Order kOrders[] = {Order::forward, Order::reverse, Order::shuffled};
 const double kNothing = std::bit_cast<double>(kPoison);
 
 // All that the stages write for one system, on host memory, poisoned before. Padding is poison in the end, too.
-std::vector<Vector> results(const Problem& p, bool full_inverse, Order order) {
+std::vector<Vector> results(const Problem& p, bool full_inverse, bool dual_route, Order order) {
   HostQueue queue(order);
   std::vector<std::vector<std::int64_t>> maps;
   std::vector<ArrowschurDeviceRows> groups;
@@ -43,32 +43,37 @@ std::vector<Vector> results(const Problem& p, bool full_inverse, Order order) {
   s.border_form = p.form, s.border_width = p.width;
 
   std::vector<Vector> out;
-  out.reserve(16);
+  out.reserve(24);
   const auto make = [&](std::int64_t size) -> double* {
     return out.emplace_back(static_cast<std::size_t>(size), kNothing).data();
   };
   ArrowschurBuildRecord record;
   ArrowschurLoopRecord sums;
-  const std::int64_t lds = padded(p.k), size = p.total + p.k;
+  const std::int64_t rank = dual_route ? p.total : p.k, lds = padded(rank), size = p.total + p.k;
   Factor f{};
   f.l = make(p.entries), f.inverse_diagonal = make(p.total), f.w = make(p.total * p.k);
-  f.s0 = make(p.k * lds), f.s = make(p.k * lds), f.lds = lds;
-  f.border_inverses = make(inverse_doubles(p.k, full_inverse)), f.full_inverse = full_inverse, f.record = &record;
-  double* const workspace = make(workspace_doubles(p.total, p.k, p.k) + 1);
+  f.s0 = make(rank * lds), f.s = make(rank * lds), f.lds = lds;
+  f.border_inverses = make(inverse_doubles(rank, full_inverse)), f.full_inverse = full_inverse, f.record = &record;
+  if (dual_route) f.v = make(p.total * p.k), f.band_factor = make((p.width + 1) * p.k);
+  double* const workspace = make(workspace_doubles(p.total, p.k, rank) + 1);
   double* const x = make(size);
   double* const q = make(size);
   double* const norm = make(2);
   double* const mixed = make(size);
 
   factor_and_whiten(queue, s, 0.125, f);
-  reduce(queue, s, f);
+  if (dual_route) {
+    dual_reduce(queue, s, 0.5, f);
+  } else {
+    reduce(queue, s, f);
+  }
   factor_border(queue, s, 0.5, f, reinterpret_cast<int*>(workspace), nullptr);
   log_det(queue, s, f, workspace);
   prepare_border_solve(queue, s, f);
   suggest_bump(queue, s, 0.125, 0.5, f, workspace);
   reduce_rhs(queue, s, f, p.g.data(), x, workspace);
-  border_solve(queue, s, f, x + p.total, workspace);
-  expand(queue, s, f, x);
+  border_solve(queue, s, f, dual_route ? x : x + p.total, workspace);
+  expand(queue, s, f, x, workspace);
   apply_h(queue, s, p.g.data(), q, workspace);
   norm_h(queue, s, 0.125, 0.5, norm, workspace);
   norm_inf(queue, size, q, norm + 1, workspace);
@@ -82,11 +87,11 @@ std::vector<Vector> results(const Problem& p, bool full_inverse, Order order) {
   return out;
 }
 
-void check_orders(const Problem& p) {
+void check_orders(const Problem& p, bool dual_route = false) {
   for (const bool full_inverse : {false, true}) {
-    const auto expected = results(p, full_inverse, Order::forward);
+    const auto expected = results(p, full_inverse, dual_route, Order::forward);
     for (const Order order : {Order::reverse, Order::shuffled}) {
-      const auto found = results(p, full_inverse, order);
+      const auto found = results(p, full_inverse, dual_route, order);
       REQUIRE(found.size() == expected.size());
       for (std::size_t i = 0; i < found.size(); ++i) {
         if (!same_bits(expected[i], found[i])) {
@@ -143,6 +148,15 @@ TEST(RaggedRowsAndEveryBorder) {
   }
 }
 
+TEST(TheDualRoute) {
+  const std::vector<int> dims = {3, 1, 17, 3, 2, 8, 32, 1};
+  for (const std::int64_t width : {0, 1, 2, 8, 9, 64}) {
+    for (const std::int64_t k : {1, 40, 290}) {
+      check_orders(stage_driver::random_problem(dims, k, ARROWSCHUR_BORDER_BANDED, width, 13), true);
+    }
+  }
+}
+
 TEST(EmptySystems) {
   const std::vector<int> none, some = {2, 3, 3};
   check_orders(stage_driver::random_problem(none, 0, ARROWSCHUR_BORDER_DENSE, 0, 1));
@@ -162,6 +176,7 @@ TEST(FailingRowsAndBorders) {
   Problem border = stage_driver::random_problem({2, 2}, 150, ARROWSCHUR_BORDER_BANDED, 0, 9);
   border.border[130] = -1.0;
   check_orders(border);
+  check_orders(border, true);
 }
 
 CHECK_MAIN()

@@ -235,7 +235,7 @@ TEST(ExpansionAgreesWithPlainLoops) {
       Factor f{};
       f.l = rows.l.data(), f.inverse_diagonal = rows.inverse.data(), f.w = rows.w.data(), f.record = &rows.record;
       HostQueue queue(Order::shuffled);
-      expand(queue, s, f, x.data());
+      expand(queue, s, f, x.data(), nullptr);
       double worst = 0.0, size = 0.0;
       for (std::int64_t j = 0; j < 17; ++j) {
         std::vector<long double> y(at(d));

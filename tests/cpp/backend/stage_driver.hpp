@@ -307,12 +307,26 @@ inline double norm_of(const Vector& h, size_t size) {
   return norm;
 }
 
+// The smallest pivot of h = L L', its last `last` lines and columns taken first.
+inline double smallest_pivot_of(const Vector& h, size_t size, size_t last) {
+  Vector l(h.size());
+  const auto from = [&](size_t i) { return i < last ? size - last + i : i - last; };
+  for (size_t r = 0; r < size; ++r) {
+    for (size_t c = 0; c < size; ++c) l[r * size + c] = h[from(r) * size + from(c)];
+  }
+  factor_dense(l, size);
+  double smallest = std::numeric_limits<double>::infinity();
+  for (size_t j = 0; j < size; ++j) smallest = std::min(smallest, l[j * size + j] * l[j * size + j]);
+  return smallest;
+}
+
 // One system: factor, border, logarithm, step, product and norm against the dense matrix.
-inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, bool full_inverse, bool in_place) {
+inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, bool full_inverse, bool in_place,
+                         bool dual = false) {
   constexpr double kTolerance = 1e-12;
   const double ridge_t = 0.25, ridge_beta = 0.5;
   Stream stream(table);
-  Frame frame(stream, p, full_inverse, in_place);
+  Frame frame(stream, p, full_inverse, in_place, dual);
   const Vector h = dense(p, 0.0, 0.0);
   const Vector product = frame.apply_h(p.g);  // before W may take the place of B
   CHECK_NEAR(std::span<const double>(product), std::span<const double>(times(h, p.g)), kTolerance);
@@ -330,9 +344,8 @@ inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, b
   Vector l = dense(p, ridge_t, ridge_beta);
   factor_dense(l, p.size());
   if (p.size() > 0) CHECK_NEAR(record.log_det + 1.0, log_det_of(l, p.size()) + 1.0, kTolerance);
-  double smallest = std::numeric_limits<double>::infinity();
-  for (size_t j = 0; j < p.size(); ++j) smallest = std::min(smallest, l[j * p.size() + j] * l[j * p.size() + j]);
-  CHECK_NEAR(record.smallest_pivot, smallest, 1e-11);
+  const Vector ridged = dense(p, ridge_t, ridge_beta);
+  CHECK_NEAR(record.smallest_pivot, smallest_pivot_of(ridged, p.size(), dual ? static_cast<size_t>(p.k) : 0), 1e-11);
 
   Vector reference = solve_dense(l, p.g);
   for (double& x : reference) x = -x;
@@ -378,6 +391,66 @@ inline void check_shapes(const ArrowschurDeviceTable& table, unsigned seed) {
     const Problem p = random_problem(c.dims, c.k, c.form, c.width, seed + ++salt);
     check_system(table, p, false, false);
     check_system(table, p, true, true);
+  }
+}
+
+// The dual route: diagonals and bands, wide and narrow, with fewer lines than columns and with more.
+inline void check_dual_shapes(const ArrowschurDeviceTable& table, unsigned seed) {
+  std::cout << "seed " << seed << "\n";
+  struct Case {
+    std::vector<int> dims;
+    std::int64_t k;
+  };
+  const Case cases[] = {
+      {repeated(1, 1), 1},   {repeated(1, 1), 300}, {repeated(3, 30), 1},   {repeated(2, 16), 32},
+      {repeated(2, 20), 97}, {repeated(5, 40), 66}, {repeated(2, 65), 150}, {{2, 5, 1, 32, 1, 9, 5}, 257},
+  };
+  unsigned salt = 0;
+  for (const std::int64_t width : {0, 1, 2, 7, 8, 9, 31, 32, 33, 64}) {
+    for (const Case& c : cases) {
+      const Problem p = random_problem(c.dims, c.k, ARROWSCHUR_BORDER_BANDED, width, seed + ++salt);
+      check_system(table, p, salt % 2 == 0, salt % 3 == 0, true);
+    }
+  }
+  check_system(table, random_problem(repeated(2, 3), 0, ARROWSCHUR_BORDER_BANDED, 1, seed), false, false, true);
+  check_system(table, random_problem({}, 5, ARROWSCHUR_BORDER_BANDED, 1, seed), false, false, true);
+}
+
+// Where the dual route ends: M without a factor, and C without one. Each says which, and a new ridge starts anew.
+inline void check_failing_dual(const ArrowschurDeviceTable& table) {
+  for (const std::int64_t width : {0, 1, 12}) {
+    Problem p = random_problem(repeated(2, 10), 200, ARROWSCHUR_BORDER_BANDED, width, 11);
+    p.border[150] = -2.0;
+    Stream stream(table);
+    Frame frame(stream, p, false, false, true);
+    frame.build(0.0, 0.0);
+    ArrowschurBuildRecord record = frame.record();
+    CHECK_EQUAL(record.failed, unsigned{ARROWSCHUR_BAND_FAILED});
+    CHECK_EQUAL(record.border_pivot, 150);
+    const Vector step = frame.step(p.g);
+    CHECK(std::bit_cast<std::uint64_t>(step[0]) == kUnwritten);
+    stream.require(table.dual_reduce(&frame.system, 6.0, &frame.factor, frame.workspace, stream.handle()));
+    stream.require(table.factor_border(&frame.system, 6.0, &frame.factor, frame.workspace, stream.handle()));
+    record = frame.record();
+    CHECK_EQUAL(record.failed, 0u);
+    CHECK_EQUAL(record.border_pivot, -1);
+
+    p.border[150] = 3.0;
+    for (std::int64_t c = 0; c < p.k; ++c) p.b[static_cast<size_t>(13 * p.k + c)] *= 40.0;  // line 13
+    Frame indefinite(stream, p, false, false, true);
+    indefinite.build(0.0, 0.0);
+    record = indefinite.record();
+    CHECK_EQUAL(record.failed, unsigned{ARROWSCHUR_BORDER_FAILED});
+    CHECK_EQUAL(record.border_pivot, 13);
+
+    p.a[static_cast<size_t>(p.entry[4])] = -1.0;
+    p.border[150] = -2.0;
+    Frame rows(stream, p, false, false, true);
+    rows.build(0.0, 0.0);
+    record = rows.record();
+    CHECK(record.failed & ARROWSCHUR_ROWS_FAILED && record.failed & ARROWSCHUR_BAND_FAILED);
+    CHECK_EQUAL(record.border_pivot, -1);
+    CHECK_EQUAL(record.first_failure, std::uint64_t{4} << 8);
   }
 }
 
@@ -572,6 +645,13 @@ inline void check_refusals(const ArrowschurDeviceTable& table) {
   CHECK(refused("divide"));
   system.border_width = 2;
   CHECK_EQUAL(table.sizes(&system, 0, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 1, 0, &sizes), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK(std::string(table.last_error()).find("banded") != std::string::npos);
+  system.border_form = ARROWSCHUR_BORDER_BANDED, system.border_width = ARROWSCHUR_DUAL_MAX_WIDTH;
+  CHECK_EQUAL(table.sizes(&system, 1, 0, &sizes), 0);
+  ++system.border_width;
+  CHECK_EQUAL(table.sizes(&system, 0, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 1, 0, &sizes), int{ARROWSCHUR_DEVICE_INVALID});
   system.k = std::int64_t{1} << 33;
   CHECK(refused("larger"));
 }
