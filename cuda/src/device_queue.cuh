@@ -24,9 +24,17 @@ template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, resident_blocks<Kernel>())
     phases(const __grid_constant__ typename Kernel::Args args, const int count) {
   extern __shared__ __align__(16) double shared[];
-  for (int phase = 0; phase < count; ++phase) {
-    if (phase > 0) __syncthreads();
-    Kernel::run(phase, blockIdx.x, static_cast<int>(threadIdx.x), shared, args);
+  if constexpr (kernels::HasState<Kernel>) {
+    typename Kernel::State state;
+    for (int phase = 0; phase < count; ++phase) {
+      if (phase > 0) __syncthreads();
+      Kernel::run(phase, blockIdx.x, static_cast<int>(threadIdx.x), shared, state, args);
+    }
+  } else {
+    for (int phase = 0; phase < count; ++phase) {
+      if (phase > 0) __syncthreads();
+      Kernel::run(phase, blockIdx.x, static_cast<int>(threadIdx.x), shared, args);
+    }
   }
 }
 

@@ -63,6 +63,12 @@ TEST(TheDualRouteAgreesWithTheDenseMatrix) {
   on_device([](const ArrowschurDeviceTable& table) { check_dual_shapes(table, std::random_device{}()); });
 }
 TEST(TheDualRouteSaysWhereItEnds) { on_device(check_failing_dual); }
+TEST(ProductsAndIteratesOfTheSchurComplement) {
+  on_device([](const ArrowschurDeviceTable& table) { check_schur(table, std::random_device{}()); });
+}
+TEST(ProductsWithWideSchurComplements) { on_device(check_wide_schur); }
+TEST(ConjugateGradientsOfOrder512) { on_device(check_dense_pcg); }
+TEST(ConjugateGradientsSayHowTheyEnd) { on_device(check_pcg_stops); }
 TEST(LargeSystemsAgreeWithTheDenseMatrix) { on_device(check_large); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { on_device(check_failing_rows); }
 TEST(AFailingBorderNamesItsPivot) { on_device(check_failing_border); }

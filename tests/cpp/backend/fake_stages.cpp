@@ -70,7 +70,10 @@ class Call {
     if (s.border_form == ARROWSCHUR_BORDER_BANDED) border += s.k;
     s.border = fake::here(s.border, border);
     std::int64_t order = 0;
-    if (has_factor_) {
+    if (has_factor_ && factor_.l == nullptr && factor_.s == nullptr) {  // W and the record alone
+      factor_.w = fake::here(factor_.w, s.total * s.k);
+      factor_.record = fake::here(factor_.record, 1);
+    } else if (has_factor_) {
       ArrowschurDeviceFactor& f = factor_;
       const bool dual = f.v != nullptr;
       order = dual ? s.total : s.k;
@@ -249,6 +252,49 @@ int expand(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* f
   });
 }
 
+// Of the factor only W and the record are looked at.
+namespace {
+
+ArrowschurDeviceFactor whitened(const ArrowschurDeviceFactor& factor) {
+  ArrowschurDeviceFactor part{};
+  part.w = factor.w, part.record = factor.record;
+  return part;
+}
+
+}  // namespace
+
+int schur_apply(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                const double* x, double* y, void* workspace, void* stream) {
+  const ArrowschurDeviceFactor part = whitened(*factor);
+  return queue_call("schur_apply", system, &part, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t k = call.system().k;
+    return kernels::schur_apply(queue, call.system(), ridge_beta, call.factor(), at(x, k, sizeof(double)),
+                                at(y, k, sizeof(double)), call.workspace());
+  });
+}
+
+int pcg_begin(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+              double relative_tolerance, std::int64_t max_iterations, const double* b, double* x, double* vectors,
+              ArrowschurPcgRecord* record, void* workspace, void* stream) {
+  const ArrowschurDeviceFactor part = whitened(*factor);
+  return queue_call("pcg_begin", system, &part, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t k = call.system().k;
+    return kernels::pcg_begin(queue, call.system(), ridge_beta, call.factor(), relative_tolerance, max_iterations,
+                              at(b, k, sizeof(double)), at(x, k, sizeof(double)), at(vectors, 5 * k), at(record, 1),
+                              call.workspace());
+  });
+}
+
+int pcg_iterate(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                double* x, double* vectors, ArrowschurPcgRecord* record, void* workspace, void* stream) {
+  const ArrowschurDeviceFactor part = whitened(*factor);
+  return queue_call("pcg_iterate", system, &part, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t k = call.system().k;
+    return kernels::pcg_iterate(queue, call.system(), ridge_beta, call.factor(), at(x, k, sizeof(double)),
+                                at(vectors, 5 * k), at(record, 1), call.workspace());
+  });
+}
+
 int apply_h(const ArrowschurDeviceSystem* system, const double* z, double* q, void* workspace, void* stream) {
   return queue_call("apply_h", system, nullptr, workspace, stream, [=](auto& queue, Call& call, auto at) {
     const std::int64_t size = call.system().total + call.system().k;
@@ -309,18 +355,6 @@ int measure(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* 
 
 static int unwritten(const char* name) {
   return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": not written yet");
-}
-int schur_apply(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, const double*, double*, void*,
-                void*) {
-  return unwritten("schur_apply");
-}
-int pcg_begin(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, double, std::int64_t, const double*,
-              double*, double*, ArrowschurPcgRecord*, void*, void*) {
-  return unwritten("pcg_begin");
-}
-int pcg_iterate(const ArrowschurDeviceSystem*, double, const ArrowschurDeviceFactor*, double*, double*,
-                ArrowschurPcgRecord*, void*, void*) {
-  return unwritten("pcg_iterate");
 }
 int batch_sizes(const ArrowschurDeviceBatch*, std::size_t*) { return unwritten("batch_sizes"); }
 int batch_solve(const ArrowschurDeviceBatch*, double, double, double*, ArrowschurBuildRecord*, void*, void*) {

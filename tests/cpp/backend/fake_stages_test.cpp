@@ -39,6 +39,10 @@ ArrowschurDeviceCounters counters(const Stream& stream) {
 TEST(EveryShapeAgreesWithTheDenseMatrix) { check_shapes(table(), std::random_device{}()); }
 TEST(TheDualRouteAgreesWithTheDenseMatrix) { check_dual_shapes(table(), std::random_device{}()); }
 TEST(TheDualRouteSaysWhereItEnds) { check_failing_dual(table()); }
+TEST(ProductsAndIteratesOfTheSchurComplement) { check_schur(table(), std::random_device{}()); }
+TEST(ProductsWithWideSchurComplements) { check_wide_schur(table()); }
+TEST(ConjugateGradientsOfOrder512) { check_dense_pcg(table()); }
+TEST(ConjugateGradientsSayHowTheyEnd) { check_pcg_stops(table()); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { check_failing_rows(table()); }
 TEST(AFailingBorderNamesItsPivot) { check_failing_border(table()); }
 TEST(VectorsAgreeWithLongSums) { check_vectors(table()); }

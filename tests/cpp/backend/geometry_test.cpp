@@ -85,6 +85,10 @@ void check_launches(const Shape& shape) {
   const double one = 1.0;
   const double* const input = &one;
   combine(queue, s.total + s.k, 1, &one, &input, nullptr);
+  Factor whitened{};
+  schur_apply(queue, s, 0.0, whitened, &other, &other, &other);
+  pcg_begin(queue, s, 0.0, whitened, 0.0, 0, &other, &other, &other, nullptr, &other);
+  pcg_iterate(queue, s, 0.0, whitened, &other, &other, nullptr, &other);
   measure(queue, s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
   CHECK(queue.kernels() > 0);
 }
@@ -105,7 +109,15 @@ void check_coverage(std::int64_t lines, std::int64_t k) {
   } else {
     CHECK_EQUAL(tiling.chunks * tiling.tiles, std::int64_t{0});
   }
+  if (reads_once(k)) {
+    const int pairs = pairs_of(k);
+    const Walk walk = walk_of(lines, pairs);
+    CHECK(pairs * kPairColumns >= k && pairs <= kSchurPairs && walk.blocks <= kSchurBlocks);
+    CHECK(walk.slabs * slab_lines(pairs) >= lines && walk.blocks * walk.each >= walk.slabs);
+    CHECK(walk.blocks == 0 || (walk.blocks - 1) * walk.each < walk.slabs);  // none is empty
+  }
   const Pieces pieces = pieces_of(lines + k);
+  CHECK(pieces_of(k).count <= PcgTurn::kThreads);
   CHECK(pieces.count >= 1 && pieces.count <= 256);
   CHECK(pieces.count * pieces.length >= lines + k);
 }
@@ -120,6 +132,11 @@ void check_workspace(std::int64_t total, std::int64_t k) {
     CHECK(product_doubles(total, k) + size + pieces_of(size).count <= room);  // norm_h has the most
   }
   CHECK(kMeasures * pieces_of(size).count <= room);
+  const SchurSpace schur = schur_space(total, k);
+  CHECK(schur.parts * k <= schur.image && tiling_of(total, k).chunks * k <= schur.image);
+  CHECK(schur.image + total <= schur.columns && schur.columns + tiling_of(k, k).chunks * k <= schur.lines);
+  CHECK(schur.lines + tiling_of(k, k).tiles * k <= schur.dots && schur.dots + ceil_div(k, kSchurEntries) <= schur.sums);
+  CHECK(schur.sums + 3 * pieces_of(k).count <= schur.scalars && schur.scalars + 3 < schur.end && schur.end <= room);
   const InverseArgs inverse{k, padded(k), nullptr, nullptr, nullptr, nullptr};
   CHECK(diagonal_blocks(k) * inverse.pitch() + k <= room);
   CHECK(workspace_bytes(total, k, k, 123) >= kInfoBytes + 123);

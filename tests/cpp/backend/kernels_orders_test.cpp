@@ -78,12 +78,21 @@ std::vector<Vector> results(const Problem& p, bool full_inverse, bool dual_route
   norm_h(queue, s, 0.125, 0.5, norm, workspace);
   norm_inf(queue, size, q, norm + 1, workspace);
   measure(queue, s, &f, p.g.data(), p.g.data(), q, p.g.data(), q, &sums, workspace);
+  double* const y = make(p.k);
+  double* const solution = make(p.k);
+  double* const vectors = make(5 * p.k);
+  ArrowschurPcgRecord iteration;
+  const double* const g_beta = p.g.data() + p.total;
+  schur_apply(queue, s, 0.5, f, g_beta, y, workspace);
+  pcg_begin(queue, s, 0.5, f, 1e-3, 4, g_beta, solution, vectors, &iteration, workspace);
+  for (int i = 0; i < 5; ++i) pcg_iterate(queue, s, 0.5, f, solution, vectors, &iteration, workspace);
   const double coefficients[] = {1.5, -2.0, 0.25};
   const double* const inputs[] = {p.g.data(), q, p.g.data()};
   combine(queue, size, 3, coefficients, inputs, mixed);
-  static_assert(sizeof record == 64 && sizeof sums == 64);
+  static_assert(sizeof record == 64 && sizeof sums == 64 && sizeof iteration == 64);
   out.emplace_back(8), std::memcpy(out.back().data(), &record, 64);
   out.emplace_back(8), std::memcpy(out.back().data(), &sums, 64);
+  out.emplace_back(8), std::memcpy(out.back().data(), &iteration, 64);
   return out;
 }
 
