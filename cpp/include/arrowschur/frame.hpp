@@ -20,6 +20,7 @@
 // system that it was built from: its numbers are on the device.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -72,8 +73,57 @@ struct FrameOptions {
   std::optional<Complaint> complaint() const;  // the first broken rule
 };
 
+// ---- what is on the device already --------------------------------------------------------------------------------------
+// Blocks of a system in the memory of the device, in the layout of the host: float64, row-major, rows of one size. They are
+// read in place (what is not aligned to 256 bytes is copied once, on the device), never written, and must stay as they are
+// for as long as a frame reads them. They are not looked at for symmetry or finiteness: of a symmetric block the lower
+// triangle is the matrix.
+struct DeviceParts {
+  Index n = 0, d = 0, k = 0;
+  const double* h_tt = nullptr;  // [n, d, d]
+  const double* h_tb = nullptr;  // [n, d, k]
+  // [k, k], or with a bandwidth w the bands [w + 1, k] of BandedBorder; w = 0 is a diagonal
+  const double* h_bb = nullptr;
+  std::optional<Index> bandwidth = {};
+  const double* g_t = nullptr;  // [n, d]
+  const double* g_beta = nullptr;  // [k]
+  // The caller's streams on which they are made (a cudaStream_t as a number; 1 the legacy default stream, 2 the per-thread
+  // one): what is queued there is waited for. Empty: they are complete.
+  std::vector<std::uint64_t> streams = {};
+  std::shared_ptr<const void> owner = {};  // keeps them alive
+};
+// DeviceUnavailableError without a device; InvalidArgument for a size, or for memory that is not that of the device.
+void check(const DeviceParts&);
+
+// A vector of T + k entries on the device. It is read before the call returns.
+struct DeviceVector {
+  const double* t = nullptr;  // [T]
+  const double* beta = nullptr;  // [k]
+  std::vector<std::uint64_t> streams = {};  // as of DeviceParts
+};
+
+// What a frame has left on the device: complete, for whoever reads it on whatever stream. Copies share it. Its memory is
+// given back after the last of them, in the order of the frame's work and after what is queued on the legacy default stream
+// then: work of other streams that reads it must be waited for before.
+class DeviceArrays {
+ public:
+  const double* t() const noexcept;  // [T]
+  const double* beta() const noexcept;  // [k]
+  Index total_dim() const noexcept;
+  Index k() const noexcept;
+  int device_ordinal() const noexcept;
+  void copy_to_host(std::span<double> t, std::span<double> beta) const;  // either may be empty
+
+  struct Held;
+  explicit DeviceArrays(std::shared_ptr<const Held> held) : held_(std::move(held)) {}
+
+ private:
+  std::shared_ptr<const Held> held_;
+};
+
 struct FrameStep {
-  std::vector<double> delta_t, delta_beta;  // [T], [k]
+  std::vector<double> delta_t, delta_beta;  // [T], [k]; empty where the inputs were on the device
+  std::optional<DeviceArrays> on_device;  // in their place
   double log_det_hessian = 0.0;  // log|H + ridges|; NaN of inexact_pcg
   double ridge_t = 0.0, ridge_beta = 0.0;
   double certificate = std::numeric_limits<double>::quiet_NaN();  // normwise backward error, where it was asked for
@@ -106,6 +156,7 @@ class FrameFactors {
 class ArrowFrame {
  public:
   static ArrowFrame build(const ArrowSystem&, double ridge_t = 0.0, double ridge_beta = 0.0, const FrameOptions& = {});
+  static ArrowFrame build(const DeviceParts&, double ridge_t = 0.0, double ridge_beta = 0.0, const FrameOptions& = {});
   ArrowFrame(ArrowFrame&&) noexcept;
   ArrowFrame& operator=(ArrowFrame&&) noexcept;
   ~ArrowFrame();
@@ -125,9 +176,11 @@ class ArrowFrame {
   // -(H + ridges)^-1 g: [T] and [k]. InvalidArgument for a wrong length or an entry that is not finite.
   FrameStep step(std::span<const double> g_t, std::span<const double> g_beta, bool certificate = false) const;
   FrameStep step(bool certificate = false) const;  // for the gradient of the system that it was built from
+  FrameStep step(const DeviceVector& g, bool certificate = false) const;  // the step stays on the device
   // (H + ridges) x = w for m right-hand sides, [T, m] and [k, m] row-major.
   void solve(std::span<const double> w_t, std::span<const double> w_beta, std::span<double> x_t,
              std::span<double> x_beta, Index m = 1) const;
+  DeviceArrays solve(const DeviceVector& w) const;
 
  private:
   struct Impl;
@@ -140,6 +193,7 @@ class ArrowFrame {
 class BaseArrowFrame {
  public:
   static BaseArrowFrame build(const ArrowSystem&, const FrameOptions& = {});
+  static BaseArrowFrame build(const DeviceParts&, const FrameOptions& = {});
   BaseArrowFrame(BaseArrowFrame&&) noexcept;
   BaseArrowFrame& operator=(BaseArrowFrame&&) noexcept;
   ~BaseArrowFrame();
@@ -156,12 +210,16 @@ class BaseArrowFrame {
   FrameStep solve_with(const FrameFactors&, std::span<const double> g_t, std::span<const double> g_beta,
                        bool certificate = false);
   FrameStep solve_with(const FrameFactors&, bool certificate = false);  // for the frame's own gradient
+  FrameStep solve_with(const FrameFactors&, const DeviceVector& g, bool certificate = false);
   FrameStep refactor_and_solve(double ridge_t, double ridge_beta, bool certificate = false);
   FrameStep refactor_and_solve(double ridge_t, double ridge_beta, std::span<const double> g_t,
                                std::span<const double> g_beta, bool certificate = false);
+  FrameStep refactor_and_solve(double ridge_t, double ridge_beta, const DeviceVector& g, bool certificate = false);
   // The numbers of another system of the same shape in the places of the old ones, gradient included. InvalidArgument for
-  // another shape or border form, which leaves the frame untouched. No factor survives.
+  // another shape or border form, or for numbers in another place than the old ones (host, device), which leaves the frame
+  // untouched. No factor survives.
   void refresh(const ArrowSystem&);
+  void refresh(const DeviceParts&);
 
  private:
   struct Impl;
