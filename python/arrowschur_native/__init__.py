@@ -23,6 +23,7 @@ from ._borders import (
 )
 from ._core import __version__
 from ._cross import BlockSparseCross, KroneckerCross, OperatorCross
+from ._device_arrays import DeviceArray, DeviceSystem
 from ._errors import (
     ArrowError,
     CertificateError,
@@ -125,7 +126,9 @@ __all__ = [
     "CorrectionError",
     "DenseBorder",
     "DenseReferenceStep",
+    "DeviceArray",
     "DeviceError",
+    "DeviceSystem",
     "DeviceUnavailableError",
     "DiagonalBorder",
     "EscalationOptions",

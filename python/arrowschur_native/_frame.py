@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from . import _core
 from ._arrays import Array, describe, float64_array
+from ._device_arrays import DeviceArray, DeviceSystem, is_device_array
 from ._errors import InvalidArgument, UnsupportedConfiguration
 from ._options import PcgOptions, _boolean, _instance, _integer
 from ._results import PcgDiagnostics, _Printed
@@ -85,9 +86,9 @@ class FrameStep(_Printed):
 
     Attributes
     ----------
-    delta_t : ndarray, shape of the row gradient, float64
-    delta_beta : ndarray, (k,), float64
-        `-(H + ridges)^-1 g`.
+    delta_t : ndarray or DeviceArray, shape of the row gradient, float64
+    delta_beta : ndarray or DeviceArray, (k,), float64
+        `-(H + ridges)^-1 g`; on the device where the gradient was, unless `output='host'`.
     log_det_hessian : float
         `log det(H + ridges)`; NaN on the route `'inexact_pcg'`.
     ridge_t, ridge_beta : float
@@ -109,8 +110,8 @@ class FrameStep(_Printed):
         Counters of this call.
     """
 
-    delta_t: Array
-    delta_beta: Array
+    delta_t: Array | DeviceArray
+    delta_beta: Array | DeviceArray
     log_det_hessian: float
     ridge_t: float
     ridge_beta: float
@@ -128,9 +129,32 @@ class FrameStep(_Printed):
         return self.execution_path != "cpu"
 
 
-def _step(values: dict[str, Any]) -> FrameStep:
+def _output(output: Any) -> str:
+    if output not in ("auto", "host"):
+        raise InvalidArgument(argument="output", got=f"{output!r:.40}", expected="'auto' or 'host'")
+    return str(output)
+
+
+def _placed(array: Any, output: str) -> Array | DeviceArray:
+    """Make a result of the core's: NumPy's as it is, a device's shared or copied."""
+    if not isinstance(array, _core.DeviceArray):
+        return array  # type: ignore[no-any-return]
+    return array.copy_to_host() if output == "host" else DeviceArray._of(array)
+
+
+def _step(values: dict[str, Any], output: str = "auto") -> FrameStep:
     pcg = None if values["pcg"] is None else PcgDiagnostics(**values["pcg"])
-    return FrameStep(**{**values, "pcg": pcg, "telemetry": Telemetry(**values["telemetry"])})
+    arrays = {name: _placed(values[name], output) for name in ("delta_t", "delta_beta")}
+    return FrameStep(**{**values, **arrays, "pcg": pcg, "telemetry": Telemetry(**values["telemetry"])})
+
+
+def _on_device(first: Any, second: Any, names: tuple[str, str]) -> bool:
+    """Return whether both arguments are arrays of a device; one of each kind is refused."""
+    there = is_device_array(first), is_device_array(second)
+    if there[0] != there[1] and first is not None and second is not None:
+        name = names[0] if there[1] else names[1]
+        raise InvalidArgument(argument=name, got="an array of the host", expected="both on the device, or both on the host")
+    return all(there)
 
 
 def _frame_options(
@@ -163,13 +187,32 @@ def _frame_options(
     )
 
 
-def _gradient(system: ArrowSystem, g_t: Any, g_beta: Any) -> tuple[Array | None, Array | None]:
+def _gradient(system: ArrowSystem | DeviceSystem, g_t: Any, g_beta: Any) -> tuple[Any, Any]:
+    """Return the gradient as the core takes it: none, NumPy arrays, or arrays of a device as they are."""
     if (g_t is None) != (g_beta is None):
         missing = "g_t" if g_t is None else "g_beta"
         raise InvalidArgument(argument=missing, got="None", expected="both gradients, or neither")
     if g_t is None:
         return None, None
+    if _on_device(g_t, g_beta, ("g_t", "g_beta")):
+        return g_t, g_beta
+    if isinstance(system, DeviceSystem):
+        return _vector(g_t, "g_t", _shapes_of(system)), _vector(g_beta, "g_beta", [(system.k,)])
     return row_vector(system, g_t, "g_t"), border_vector(system, g_beta, "g_beta")
+
+
+def _shapes_of(system: ArrowSystem | DeviceSystem) -> list[tuple[int, ...]]:
+    if isinstance(system, DeviceSystem):
+        return [(system.n, system.d), (system.n * system.d,)]
+    return row_shapes(system)
+
+
+def _vector(value: Any, name: str, shapes: list[tuple[int, ...]]) -> Array:
+    array = float64_array(value, name)
+    if array.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise InvalidArgument(argument=name, got=describe(array), expected=f"shape {expected}")
+    return array
 
 
 class ArrowFrame:
@@ -185,7 +228,7 @@ class ArrowFrame:
 
     Attributes
     ----------
-    system : ArrowSystem
+    system : ArrowSystem or DeviceSystem
         What it was built from.
     ridge_t, ridge_beta : float
     log_det_hessian : float
@@ -207,7 +250,7 @@ class ArrowFrame:
     """
 
     __slots__ = ("_handle", "system")
-    system: ArrowSystem
+    system: ArrowSystem | DeviceSystem
     _handle: _core.ArrowFrame
 
     def __init__(self) -> None:
@@ -216,7 +259,7 @@ class ArrowFrame:
     @classmethod
     def build(
         cls,
-        system: ArrowSystem,
+        system: ArrowSystem | DeviceSystem,
         ridge_t: float = 0.0,
         ridge_beta: float = 0.0,
         *,
@@ -228,11 +271,11 @@ class ArrowFrame:
         pcg: PcgOptions | None = None,
         accept_truncated: bool = False,
     ) -> ArrowFrame:
-        """Upload a system once and factor it on the device.
+        """Upload a system once, or take one that is on the device already, and factor it there.
 
         Parameters
         ----------
-        system : ArrowSystem
+        system : ArrowSystem or DeviceSystem
             With a dense cross block, a border without callbacks, and rows of at most 32 unknowns. Diagonal, banded and
             block-diagonal borders travel in their own form.
         ridge_t, ridge_beta : float, default 0
@@ -281,7 +324,10 @@ class ArrowFrame:
             accept_truncated=accept_truncated,
         )
         frame = cls.__new__(cls)
-        core = _core.ArrowFrame.build(system_handle(system), ridge_t, ridge_beta, options)
+        if isinstance(system, DeviceSystem):
+            core = _core.ArrowFrame.adopt(system._handle, ridge_t, ridge_beta, options)
+        else:
+            core = _core.ArrowFrame.build(system_handle(system), ridge_t, ridge_beta, options)
         object.__setattr__(frame, "_handle", core)
         object.__setattr__(frame, "system", system)
         return frame
@@ -332,16 +378,23 @@ class ArrowFrame:
         return self._handle.matches_ridge(float(ridge_t), float(ridge_beta))
 
     def step(
-        self, g_t: ArrayLike | None = None, g_beta: ArrayLike | None = None, *, certificate: bool = False
+        self,
+        g_t: ArrayLike | None = None,
+        g_beta: ArrayLike | None = None,
+        *,
+        certificate: bool = False,
+        output: str = "auto",
     ) -> FrameStep:
         """Return `-(H + ridges)^-1 g`; the gradient of the system by default.
 
         Parameters
         ----------
-        g_t : (n, d) or (T,) array_like, optional
-        g_beta : (k,) array_like, optional
+        g_t : (n, d) or (T,) array_like, or array of the device, optional
+        g_beta : (k,) array_like, or array of the device, optional
         certificate : bool, default False
             Measure the normwise backward error on the device.
+        output : {'auto', 'host'}, default 'auto'
+            The step of a gradient on the device stays there as two `DeviceArray`; `'host'` copies it.
 
         Returns
         -------
@@ -357,20 +410,27 @@ class ArrowFrame:
             The device failed.
         """
         _boolean("certificate", certificate)
-        return _step(self._handle.step(*_gradient(self.system, g_t, g_beta), certificate))
+        place = _output(output)
+        gradient = _gradient(self.system, g_t, g_beta)
+        call = self._handle.step_there if is_device_array(gradient[0]) else self._handle.step
+        return _step(call(*gradient, certificate), place)
 
-    def solve(self, w_t: ArrayLike, w_beta: ArrayLike) -> tuple[Array, Array]:
+    def solve(
+        self, w_t: ArrayLike, w_beta: ArrayLike, *, output: str = "auto"
+    ) -> tuple[Array | DeviceArray, Array | DeviceArray]:
         """Return `x = (H + ridges)^-1 w`.
 
         Parameters
         ----------
         w_t : (n, d) or (T,) array_like; (n, d, m) or (T, m) for `m` right-hand sides
         w_beta : (k,) or (k, m) array_like
-            `m` is read from here.
+            `m` is read from here. One right-hand side may be two arrays of the device.
+        output : {'auto', 'host'}, default 'auto'
+            As of `step`.
 
         Returns
         -------
-        x_t, x_beta : ndarray, float64
+        x_t, x_beta : ndarray or DeviceArray, float64
             In the shapes of `w_t` and `w_beta`.
 
         Raises
@@ -382,12 +442,16 @@ class ArrowFrame:
         DeviceError
             The device failed.
         """
+        place = _output(output)
+        if _on_device(w_t, w_beta, ("w_t", "w_beta")):
+            there = self._handle.solve_there(w_t, w_beta)
+            return _placed(there[0], place), _placed(there[1], place)
         beta = float64_array(w_beta, "w_beta")
         k = self.system.k
         if beta.shape[:1] != (k,) or beta.ndim > 2:
             raise InvalidArgument(argument="w_beta", got=describe(beta), expected=f"shape ({k},) or ({k}, m)")
         rows = float64_array(w_t, "w_t")
-        allowed = [(*shape, *beta.shape[1:]) for shape in row_shapes(self.system)]
+        allowed = [(*shape, *beta.shape[1:]) for shape in _shapes_of(self.system)]
         if rows.shape not in allowed:
             shapes = " or ".join(map(str, allowed))
             raise InvalidArgument(
@@ -450,7 +514,7 @@ class BaseArrowFrame:
 
     Parameters
     ----------
-    system : ArrowSystem
+    system : ArrowSystem or DeviceSystem
         As for `ArrowFrame.build`.
     route, expected_solves, border_inverse, device_memory_limit, pcg, accept_truncated
         As for `ArrowFrame.build`.
@@ -459,7 +523,7 @@ class BaseArrowFrame:
 
     Attributes
     ----------
-    system : ArrowSystem
+    system : ArrowSystem or DeviceSystem
         What it holds the numbers of.
     plan : FramePlan
         What the route was chosen from.
@@ -475,11 +539,11 @@ class BaseArrowFrame:
 
     __slots__ = ("_handle", "_system")
     _handle: _core.BaseArrowFrame
-    _system: ArrowSystem
+    _system: ArrowSystem | DeviceSystem
 
     def __init__(
         self,
-        system: ArrowSystem,
+        system: ArrowSystem | DeviceSystem,
         *,
         route: str = "auto",
         expected_solves: int = 8,
@@ -498,11 +562,14 @@ class BaseArrowFrame:
             pcg=pcg,
             accept_truncated=accept_truncated,
         )
-        self._handle = _core.BaseArrowFrame.build(system_handle(system), options)
+        if isinstance(system, DeviceSystem):
+            self._handle = _core.BaseArrowFrame.adopt(system._handle, options)
+        else:
+            self._handle = _core.BaseArrowFrame.build(system_handle(system), options)
         self._system = system
 
     @property
-    def system(self) -> ArrowSystem:
+    def system(self) -> ArrowSystem | DeviceSystem:
         """The system whose numbers it holds."""
         return self._system
 
@@ -546,6 +613,7 @@ class BaseArrowFrame:
         g_beta: ArrayLike | None = None,
         *,
         certificate: bool = False,
+        output: str = "auto",
     ) -> FrameStep:
         """Return `-(H + ridges)^-1 g` at the ridges of the factors; the gradient of the system by default.
 
@@ -558,7 +626,10 @@ class BaseArrowFrame:
         if not isinstance(factors, FrameFactors):
             raise InvalidArgument(argument="factors", got=f"{factors!r:.80}", expected="FrameFactors of this frame")
         _boolean("certificate", certificate)
-        return _step(self._handle.solve_with(factors._handle, *_gradient(self._system, g_t, g_beta), certificate))
+        place = _output(output)
+        gradient = _gradient(self._system, g_t, g_beta)
+        call = self._handle.solve_with_there if is_device_array(gradient[0]) else self._handle.solve_with
+        return _step(call(factors._handle, *gradient, certificate), place)
 
     def refactor_and_solve(
         self,
@@ -568,6 +639,7 @@ class BaseArrowFrame:
         g_beta: ArrayLike | None = None,
         *,
         certificate: bool = False,
+        output: str = "auto",
     ) -> FrameStep:
         """Return the step at these ridges: `factor_at` and `solve_with` in one call.
 
@@ -577,19 +649,27 @@ class BaseArrowFrame:
             As those two.
         """
         _boolean("certificate", certificate)
+        place = _output(output)
         gradient = _gradient(self._system, g_t, g_beta)
-        return _step(self._handle.refactor_and_solve(ridge_t, ridge_beta, *gradient, certificate))
+        there = is_device_array(gradient[0])
+        call = self._handle.refactor_and_solve_there if there else self._handle.refactor_and_solve
+        return _step(call(ridge_t, ridge_beta, *gradient, certificate), place)
 
-    def refresh(self, system: ArrowSystem) -> None:
-        """Overwrite the numbers by those of another system of the same shape. No factor survives.
+    def refresh(self, system: ArrowSystem | DeviceSystem) -> None:
+        """Replace the numbers by those of another system of the same shape. No factor survives.
+
+        A frame of a `DeviceSystem` takes another one, whose arrays it reads from then on.
 
         Raises
         ------
         InvalidArgument
-            A shape, or the form of the border, differs: the frame is left as it was.
+            A shape, the form of the border or the place (host, device) differs: the frame is left as it was.
         UnsupportedConfiguration, DeviceError
         """
-        self._handle.refresh(system_handle(system))
+        if isinstance(system, DeviceSystem):
+            self._handle.refresh_there(system._handle)
+        else:
+            self._handle.refresh(system_handle(system))
         self._system = system
 
 

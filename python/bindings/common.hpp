@@ -29,6 +29,7 @@ void register_system(py::module_& m);
 void register_newton(py::module_& m);
 void register_batch(py::module_& m);
 void register_factor(py::module_& m);
+void register_device_arrays(py::module_& m);
 void register_frame(py::module_& m);
 void register_telemetry(py::module_& m);
 void register_inner_loop(py::module_& m);

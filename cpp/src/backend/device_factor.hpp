@@ -57,8 +57,10 @@ class DeviceFactor {
   void take_rows(std::shared_ptr<RowPart>);  // before another build
   std::size_t bytes() const noexcept { return memory_.bytes(); }  // without the rows
 
-  // Of the solves that are repeated with this factor: one for a frame's steps, one for a loop's attempts.
+  // Of the solves that are repeated with this factor: one for a frame's steps, one for those whose gradient and step are on
+  // the device, one for a loop's attempts, or the iterations on its border.
   Graph& step_graph() noexcept { return step_; }
+  Graph& resident_graph() noexcept { return resident_; }
   Graph& loop_graph() noexcept { return loop_; }
   const void* graph_key() const noexcept { return rows_->memory.data(); }
 
@@ -74,7 +76,7 @@ class DeviceFactor {
   ArrowschurDeviceFactor view_{};
   ArrowschurBuildRecord host_{};
   double ridge_beta_ = 0.0;
-  Graph step_, loop_;  // destroyed before the memory that they name
+  Graph step_, resident_, loop_;  // destroyed before the memory that they name
 };
 
 }  // namespace arrowschur::device

@@ -72,14 +72,17 @@ const char* dual_obstacle(const BorderForm& border, Index total_dim, Index k) no
 DeviceSystem::DeviceSystem(Lane& lane, const ArrowSystem& s, FullInverse full_inverse)
     : lane_(lane), full_inverse_(full_inverse) {
   describe(s);
-  sizes_ = sizes_of(false);
-  if (dual_obstacle() == nullptr) {
-    const ArrowschurDeviceSizes dual = sizes_of(true);
-    sizes_.workspace = std::max(sizes_.workspace, dual.workspace);
-    dual_inverse_ = dual.inverse;
-  }
+  find_sizes();
   place();
   copy(s);
+}
+
+void DeviceSystem::find_sizes() {
+  sizes_ = sizes_of(false);
+  if (dual_obstacle() != nullptr) return;
+  const ArrowschurDeviceSizes dual = sizes_of(true);
+  sizes_.workspace = std::max(sizes_.workspace, dual.workspace);
+  dual_inverse_ = dual.inverse;
 }
 
 const char* DeviceSystem::dual_obstacle() const noexcept { return device::dual_obstacle(border_, total_dim(), k()); }
@@ -165,13 +168,18 @@ Index DeviceSystem::max_dim() const noexcept {
   return d;
 }
 
+namespace {
+
+void same(const char* what, Index got, Index expected) {
+  if (got == expected) return;
+  throw InvalidArgument("system", std::string(what) + " = " + std::to_string(got),
+                        std::to_string(expected) + ", the shape of the frame");
+}
+
+}  // namespace
+
 void DeviceSystem::require_same(const ArrowSystem& s) const {
-  const auto same = [](const char* what, Index got, Index expected) {
-    if (got != expected) {
-      throw InvalidArgument("system", std::string(what) + " = " + std::to_string(got),
-                            std::to_string(expected) + ", the shape of the frame");
-    }
-  };
+  if (adopts_) throw InvalidArgument("system", "arrays of the host", "arrays of the device, which the frame reads in place");
   if (const auto no = unsupported(s)) no->raise();
   same("n", s.n(), n());
   same("k", s.k(), k());

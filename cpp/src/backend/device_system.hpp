@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "arrowschur/frame.hpp"
 #include "arrowschur/system.hpp"
 #include "backend/device_border.hpp"
 #include "backend/device_memory.hpp"
@@ -29,6 +30,8 @@ class DeviceSystem {
  public:
   // The system must be supported, and outlive the call only.
   DeviceSystem(Lane&, const ArrowSystem&, FullInverse);
+  // Reads the caller's blocks where they are, as far as they are aligned; check() has passed them.
+  DeviceSystem(Lane&, const DeviceParts&, FullInverse);
   DeviceSystem(const DeviceSystem&) = delete;
   DeviceSystem& operator=(const DeviceSystem&) = delete;
 
@@ -36,7 +39,10 @@ class DeviceSystem {
   // UnsupportedConfiguration). Where overwrite() ends early the blocks are a mixture, and whole() is false until it
   // succeeds.
   void require_same(const ArrowSystem&) const;
+  void require_same(const DeviceParts&) const;
   void overwrite(const ArrowSystem&);
+  void overwrite(const DeviceParts&);
+  bool adopts() const noexcept { return adopts_; }  // its blocks are the caller's
   bool whole() const noexcept { return whole_; }
 
   const ArrowschurDeviceSystem* view() const noexcept { return &view_; }
@@ -58,6 +64,9 @@ class DeviceSystem {
 
  private:
   void describe(const ArrowSystem&);
+  void describe(const DeviceParts&);
+  void find_sizes();
+  void adopt(const DeviceParts&);
   ArrowschurDeviceSizes sizes_of(bool dual) const;
   void place();
   void copy(const ArrowSystem&);
@@ -78,7 +87,15 @@ class DeviceSystem {
   std::size_t dual_inverse_ = 0;
   Memory memory_;
   std::size_t a_ = 0, b_ = 0, m_ = 0, workspace_ = 0;
+  bool adopts_ = false;
+  std::shared_ptr<const void> owner_;  // of what is read in place
+  Memory copies_;  // of what is not aligned
 };
+
+// What is queued on the caller's streams comes before what the lane is given from now on.
+void wait_for(Lane&, const std::vector<std::uint64_t>& streams);
+// InvalidArgument naming the argument for memory that is not that of the device; memory of no entries is not looked at.
+void require_on_device(const Table&, const char* name, const void* memory, Index entries);
 
 // What keeps the dual route from a border of this form with T rows; null: nothing does.
 const char* dual_obstacle(const BorderForm&, Index total_dim, Index k) noexcept;

@@ -1,5 +1,6 @@
 #include "backend/resident_device.hpp"
 
+#include <cmath>
 #include <cstring>
 
 #include "backend/device_loader.hpp"
@@ -8,25 +9,47 @@
 namespace arrowschur::device {
 namespace {
 
-// Capability and memory before any work: nothing has been touched when this throws.
-LaneLease lane_for(const ArrowSystem& s, std::optional<Index> limit, int vectors) {
-  LaneLease lane = lease_lane();
-  if (const auto no = unsupported(s)) no->raise();
-  const std::size_t vector = aligned(static_cast<std::size_t>(s.total_dim() + s.k()) * sizeof(double));
-  const std::size_t needed = static_cast<std::size_t>(system_bytes(s)) + static_cast<std::size_t>(vectors) * vector;
-  const std::size_t budget = byte_budget(lane->table(), limit, 0);
+void require_room(const Table& table, std::size_t blocks, Index size, const Binding& binding) {
+  const std::size_t vector = aligned(static_cast<std::size_t>(size) * sizeof(double));
+  const std::size_t needed = blocks + static_cast<std::size_t>(binding.vectors) * vector;
+  const std::size_t budget = byte_budget(table, binding.memory_limit, 0);
   if (needed > budget) {
     throw OutOfMemory(std::to_string(needed) + " bytes needed for the blocks, " + std::to_string(budget) + " allowed");
   }
-  return lane;
+}
+
+// Capability and memory before any work: nothing has been touched when these throw.
+std::shared_ptr<LaneShare> lane_for(const ArrowSystem& s, const Binding& binding) {
+  LaneLease lane = lease_lane();
+  if (const auto no = unsupported(s)) no->raise();
+  require_room(lane->table(), static_cast<std::size_t>(system_bytes(s)), s.total_dim() + s.k(), binding);
+  return std::make_shared<LaneShare>(std::move(lane));
+}
+std::shared_ptr<LaneShare> lane_for(const DeviceParts& parts, const Binding& binding) {
+  LaneLease lane = lease_lane();
+  require_room(lane->table(), 0, parts.n * parts.d + parts.k, binding);
+  return std::make_shared<LaneShare>(std::move(lane));
 }
 
 }  // namespace
 
 ResidentDevice::ResidentDevice(const ArrowSystem& s, const Binding& binding)
-    : lane_(lane_for(s, binding.memory_limit, binding.vectors)),
+    : share_(lane_for(s, binding)),
+      lane_(&share_->lane()),
       system_(*lane_, s, binding.full_inverse),
       factors_(system_) {
+  set_up(binding);
+}
+
+ResidentDevice::ResidentDevice(const DeviceParts& parts, const Binding& binding)
+    : share_(lane_for(parts, binding)),
+      lane_(&share_->lane()),
+      system_(*lane_, parts, binding.full_inverse),
+      factors_(system_) {
+  set_up(binding);
+}
+
+void ResidentDevice::set_up(const Binding& binding) {
   const std::size_t bytes = static_cast<std::size_t>(size()) * sizeof(double);
   stride_ = aligned(bytes);
   record_ = stride_ * static_cast<std::size_t>(binding.vectors);
@@ -95,11 +118,8 @@ std::optional<PcgDiagnostics> ResidentDevice::solve(DeviceFactor& factor, const 
       down();
     });
   } else if (bytes > 0) {
-    const auto* s = system_.view();
     up();
-    lane_->require(table().reduce_rhs(s, factor.view(), g, x, system_.workspace(), lane_->stream()), "reduce_rhs");
-    account = pcg_->solve(system_, factor, pcg_options_, accept_truncated_, border_part(x));
-    lane_->require(table().expand(s, factor.view(), x, system_.workspace(), lane_->stream()), "expand");
+    account = queue_iterations(factor);
     down();
   }
   lane_->synchronize();
@@ -109,11 +129,63 @@ std::optional<PcgDiagnostics> ResidentDevice::solve(DeviceFactor& factor, const 
   return account;
 }
 
+// kG to kX by conjugate gradients, which are waited for; the expansion is queued.
+std::optional<PcgDiagnostics> ResidentDevice::queue_iterations(DeviceFactor& factor) {
+  const auto* s = system_.view();
+  double *const g = vector(kG), *const x = vector(kX);
+  lane_->require(table().reduce_rhs(s, factor.view(), g, x, system_.workspace(), lane_->stream()), "reduce_rhs");
+  const PcgDiagnostics account = pcg_->solve(system_, factor, pcg_options_, accept_truncated_, border_part(x));
+  lane_->require(table().expand(s, factor.view(), x, system_.workspace(), lane_->stream()), "expand");
+  return account;
+}
+
+std::optional<PcgDiagnostics> ResidentDevice::solve(DeviceFactor& factor, const DeviceVector& w, double sign,
+                                                    const char* name, double* x_t, double* x_beta) {
+  const Index total = system_.total_dim(), k = system_.k();
+  double *const g = vector(kG), *const x = vector(kX), *const sizes = norms() + 1;
+  void *const workspace = system_.workspace(), *const stream = lane_->stream();
+  wait_for(*lane_, w.streams);
+  const double* const rows[] = {w.t};
+  const double* const border[] = {w.beta};
+  queue_sum(total, {&sign, 1}, rows, g);
+  queue_sum(k, {&sign, 1}, border, border_part(g));
+  double host[2] = {};
+  const auto look = [&] {
+    lane_->synchronize();
+    std::memcpy(host, lane_->record(), sizeof host);
+    for (int part = 0; part < 2; ++part) {
+      if (std::isfinite(host[part])) continue;
+      throw InvalidArgument(std::string(name) + (part == 0 ? "_t" : "_beta"), "entries that are not finite",
+                            "finite entries");
+    }
+  };
+  lane_->require(table().norm_inf(total, g, sizes, workspace, stream), "norm_inf");
+  lane_->require(table().norm_inf(k, border_part(g), sizes + 1, workspace, stream), "norm_inf");
+  lane_->require(table().copy_to_host(lane_->record(), sizes, sizeof host, stream), "copy_to_host");
+  const bool iterates = factor.route() == BorderRoute::iterative;
+  std::optional<PcgDiagnostics> account;
+  if (iterates) {
+    look();  // the iterations send records of their own to the same place
+    if (size() > 0) account = queue_iterations(factor);
+  } else if (size() > 0) {
+    factor.resident_graph().run(*lane_, factor.graph_key(), [&] { queue_step(factor, g, x); });
+  }
+  const auto copy = [&](double* to, const double* from, Index entries) {
+    if (entries == 0) return;
+    const std::size_t bytes = static_cast<std::size_t>(entries) * sizeof(double);
+    lane_->require(table().copy_on_device(to, from, bytes, stream), "copy_on_device");
+  };
+  copy(x_t, x, total);
+  copy(x_beta, border_part(x), k);
+  iterates ? lane_->synchronize() : look();
+  return account;
+}
+
 double ResidentDevice::certificate(const DeviceFactor& factor) {
   double* const x = vector(kX);
   double* const g = vector(kG);
   double* const q = vector(kQ);
-  auto* const norms = vectors_.at<double>(record_ + aligned(Lane::kRecord));  // of H, x, g and the residual
+  double* const norms = this->norms();  // of H, x, g and the residual
   void *const workspace = system_.workspace(), *const stream = lane_->stream();
   if (factor.ridge_t() != norm_ridge_t_ || factor.ridge_beta() != norm_ridge_beta_) {
     lane_->require(table().norm_h(system_.view(), factor.ridge_t(), factor.ridge_beta(), norms, workspace, stream),
@@ -138,12 +210,6 @@ double ResidentDevice::certificate(const DeviceFactor& factor) {
   norm_ridge_beta_ = factor.ridge_beta();
   const double scale = host[0] * host[1] + host[2];
   return scale == 0.0 ? host[3] : host[3] / scale;
-}
-
-void ResidentDevice::refresh(const ArrowSystem& s) {
-  factors_.clear();
-  norm_ridge_t_ = norm_ridge_beta_ = -1.0;
-  system_.overwrite(s);
 }
 
 }  // namespace arrowschur::device

@@ -8,6 +8,7 @@
 #include "backend/device_factors.hpp"
 #include "backend/device_pcg.hpp"
 #include "backend/device_route.hpp"
+#include "backend/device_share.hpp"
 
 namespace arrowschur::device {
 
@@ -28,11 +29,13 @@ class ResidentDevice {
   // Uploads the blocks and chooses a route. Throws DeviceUnavailableError (no device; memory), UnsupportedConfiguration,
   // DeviceError.
   ResidentDevice(const ArrowSystem&, const Binding&);
+  ResidentDevice(const DeviceParts&, const Binding&);  // which check() has passed; nothing is uploaded
 
   // Chooses again, for other wishes. Factors of another route are dropped.
   void choose_route(FrameRoute wanted, Index expected_solves, std::optional<Index> memory_limit);
   const FramePlan& plan() const noexcept { return plan_; }
 
+  const std::shared_ptr<LaneShare>& share() const noexcept { return share_; }
   Lane& lane() noexcept { return *lane_; }
   const Table& table() const noexcept { return lane_->table(); }
   DeviceSystem& system() noexcept { return system_; }
@@ -64,9 +67,19 @@ class ResidentDevice {
   // The account of the iterations where the factor has no factor of the border; PcgError then, too.
   std::optional<PcgDiagnostics> solve(DeviceFactor&, const Column&);
 
+  // The same for one vector of the device, to x_t and x_beta there, which are complete on return. InvalidArgument named by
+  // `name` ("g" of g_t and g_beta) for an entry that is not finite.
+  std::optional<PcgDiagnostics> solve(DeviceFactor&, const DeviceVector&, double sign, const char* name, double* x_t,
+                                      double* x_beta);
+
   // Other numbers, same shapes (DeviceSystem::require_same); no factor survives. Where it ends early none can be made until
   // another refresh succeeds.
-  void refresh(const ArrowSystem&);
+  template <class System>
+  void refresh(const System& s) {
+    factors_.clear();
+    norm_ridge_t_ = norm_ridge_beta_ = -1.0;
+    system_.overwrite(s);
+  }
 
   // |Hx + g|_inf / (|H|_inf |x|_inf + |g|_inf) of the step that was solved last, H with the factor's ridges.
   double certificate(const DeviceFactor&);
@@ -74,7 +87,12 @@ class ResidentDevice {
  private:
   static constexpr int kG = 0, kX = 1, kQ = 2;
 
-  LaneLease lane_;
+  void set_up(const Binding&);
+  std::optional<PcgDiagnostics> queue_iterations(DeviceFactor&);
+  double* norms() const noexcept { return vectors_.at<double>(record_ + aligned(Lane::kRecord)); }
+
+  std::shared_ptr<LaneShare> share_;
+  Lane* lane_;
   DeviceSystem system_;
   FactorCache factors_;
   FramePlan plan_;
