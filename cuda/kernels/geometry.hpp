@@ -26,6 +26,16 @@ int with_depth(int d, F&& f) {
   return f.template operator()<kDepths[kIndex]>();
 }
 
+// Does the kernel for `depth` serve d?
+template <int kIndex = 0>
+ARROWSCHUR_HD constexpr bool serves(int depth, int d) {
+  constexpr int kDepth = kDepths[kIndex];
+  if constexpr (kIndex + 1 < static_cast<int>(sizeof kDepths / sizeof *kDepths)) {
+    if (d > kDepth) return serves<kIndex + 1>(depth, d);
+  }
+  return depth == kDepth;
+}
+
 // ---- products with the stacked T x k matrix: tiles of columns, chunks of lines ------------------------------------------
 inline constexpr int kTileThreads = 128;
 inline constexpr std::int64_t kTileColumns = 2 * kTileThreads;  // each thread has two neighbours
@@ -69,6 +79,13 @@ ARROWSCHUR_HD constexpr Walk walk_of(std::int64_t lines, int pairs) {
   const std::int64_t slabs = ceil_div(lines, slab_lines(pairs)), each = larger(1, ceil_div(slabs, kSchurBlocks));
   return {slabs, each, ceil_div(slabs, each)};
 }
+
+// ---- small systems -------------------------------------------------------------------------------------------------------
+inline constexpr int kBatchThreads = 160;
+inline constexpr std::int64_t kBatchLines = 4096;  // of a system that one block solves
+constexpr int batch_rows(int depth) { return 64 / depth; }  // row blocks at a time
+inline constexpr std::int64_t kPartGroups = 64;  // times that, for one block of a larger system
+inline constexpr int kPartNumbers = 6;  // of each thread of such a block: four sums, a logarithm, an extreme
 
 // ---- sums over a vector -------------------------------------------------------------------------------------------------
 inline constexpr int kVectorThreads = 256;

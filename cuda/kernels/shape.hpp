@@ -29,7 +29,21 @@ inline const char* complaint(const ArrowschurDeviceSystem& s) {
   }
 }
 
-// The same for the dual route.
+// What is wrong with a batch, from its entries on the host; null where nothing is.
+inline const char* complaint(const ArrowschurDeviceBatch& batch) {
+  if (batch.count < 0 || batch.count > kMostBlocks) return "a number of systems that no grid holds";
+  if (batch.count > 0 && batch.host_entries == nullptr) return "systems without entries";
+  for (std::int64_t i = 0; i < batch.count; ++i) {
+    const ArrowschurBatchEntry& e = batch.host_entries[i];
+    if (e.d < 1 || e.d > ARROWSCHUR_DEVICE_MAX_DEPTH) return "a depth that has no kernel";
+    if (e.k < 0 || e.k > ARROWSCHUR_BATCH_MAX_BORDER) return "a border that is too wide for a batch";
+    if (e.n < 0 || e.n > kMostBlocks) return "a system that is too large for a batch";
+    if (e.a < 0 || e.b < 0 || e.m < 0 || e.x < 0) return "a negative offset";
+  }
+  return nullptr;
+}
+
+// The same for the dual route of a system.
 inline const char* dual_complaint(const ArrowschurDeviceSystem& s) {
   if (const char* words = complaint(s)) return words;
   if (s.border_form != ARROWSCHUR_BORDER_BANDED) return "the dual route of a border that is not banded";

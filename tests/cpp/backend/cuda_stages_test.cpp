@@ -69,6 +69,15 @@ TEST(ProductsAndIteratesOfTheSchurComplement) {
 TEST(ProductsWithWideSchurComplements) { on_device(check_wide_schur); }
 TEST(ConjugateGradientsOfOrder512) { on_device(check_dense_pcg); }
 TEST(ConjugateGradientsSayHowTheyEnd) { on_device(check_pcg_stops); }
+TEST(RowsHaveTheBitsOfPlainLoops) {
+  on_device([](const ArrowschurDeviceTable& table) { check_row_bits(table, std::random_device{}()); });
+}
+TEST(RowsWithoutAFactorSayWhy) { on_device(check_row_status); }
+TEST(TheBatchFixture) { on_device(check_batch_fixture); }
+TEST(BatchesAgreeWithTheDenseMatrix) {
+  on_device([](const ArrowschurDeviceTable& table) { check_batch(table, std::random_device{}()); });
+}
+TEST(LargeSystemsOfABatchAreSharedByBlocks) { on_device(check_large_batch); }
 TEST(LargeSystemsAgreeWithTheDenseMatrix) { on_device(check_large); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { on_device(check_failing_rows); }
 TEST(AFailingBorderNamesItsPivot) { on_device(check_failing_border); }

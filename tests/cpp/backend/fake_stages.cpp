@@ -1,5 +1,6 @@
 #include "fake_stages.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <string>
 #include <type_traits>
@@ -353,12 +354,48 @@ int measure(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* 
   });
 }
 
-static int unwritten(const char* name) {
-  return fail(ARROWSCHUR_DEVICE_INVALID, std::string(name) + ": not written yet");
+// ---- small systems ----------------------------------------------------------------------------------------------------
+int batch_sizes(const ArrowschurDeviceBatch* batch, std::size_t* workspace) {
+  if (const int status = scripted("batch_sizes")) return status;
+  if (batch == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no batch");
+  if (const char* words = kernels::complaint(*batch)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  *workspace = static_cast<std::size_t>(kernels::batch_doubles(*batch)) * sizeof(double);
+  return kDone;
 }
-int batch_sizes(const ArrowschurDeviceBatch*, std::size_t*) { return unwritten("batch_sizes"); }
-int batch_solve(const ArrowschurDeviceBatch*, double, double, double*, ArrowschurBuildRecord*, void*, void*) {
-  return unwritten("batch_solve");
+
+int batch_solve(const ArrowschurDeviceBatch* batch, double ridge_t, double ridge_beta, double* x,
+                ArrowschurBuildRecord* records, void* workspace, void* stream) {
+  const int status = scripted("batch_solve");
+  if (status != kDone && status != kFakeNumericalFailure) return status;
+  if (batch == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no batch");
+  if (const char* words = kernels::complaint(*batch)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  const std::lock_guard lock(mutex());
+  const std::vector<ArrowschurBatchEntry> entries(batch->host_entries, batch->host_entries + batch->count);
+  const ArrowschurDeviceBatch given = *batch;
+  return queue_stage(
+      "batch_solve", stream,
+      [&](auto& queue) { kernels::batch_solve(queue, *batch, ridge_t, ridge_beta, x, records, nullptr); },
+      [=] {
+        if (entries.empty()) return kDone;
+        ArrowschurDeviceBatch call = given;
+        std::int64_t a = 0, b = 0, m = 0, g = 0;
+        for (const ArrowschurBatchEntry& e : entries) {
+          const std::int64_t total = e.n * e.d, k = e.k;
+          a = std::max(a, e.a + total * e.d), b = std::max(b, e.b + total * k);
+          m = std::max(m, e.m + k * k), g = std::max(g, e.x + total + k);
+        }
+        call.host_entries = entries.data();
+        call.entries = here(call.entries, call.count);
+        call.a = here(call.a, a), call.b = here(call.b, b), call.m = here(call.m, m), call.g = here(call.g, g);
+        ArrowschurBuildRecord* const made = here(records, call.count);
+        const std::int64_t doubles = kernels::batch_doubles(call);
+        double* const partial = here(static_cast<double*>(workspace), doubles);
+        std::fill_n(partial, doubles, std::bit_cast<double>(kernels::kPoison));
+        kernels::HostQueue queue;
+        const int done = kernels::batch_solve(queue, call, ridge_t, ridge_beta, here(x, g), made, partial);
+        if (status == kFakeNumericalFailure) break_build(made[0], "factor_border");
+        return done;
+      });
 }
 
 }  // namespace fake

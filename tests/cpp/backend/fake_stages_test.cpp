@@ -43,6 +43,11 @@ TEST(ProductsAndIteratesOfTheSchurComplement) { check_schur(table(), std::random
 TEST(ProductsWithWideSchurComplements) { check_wide_schur(table()); }
 TEST(ConjugateGradientsOfOrder512) { check_dense_pcg(table()); }
 TEST(ConjugateGradientsSayHowTheyEnd) { check_pcg_stops(table()); }
+TEST(RowsHaveTheBitsOfPlainLoops) { check_row_bits(table(), std::random_device{}()); }
+TEST(RowsWithoutAFactorSayWhy) { check_row_status(table()); }
+TEST(TheBatchFixture) { check_batch_fixture(table()); }
+TEST(BatchesAgreeWithTheDenseMatrix) { check_batch(table(), std::random_device{}()); }
+TEST(LargeSystemsOfABatchAreSharedByBlocks) { check_large_batch(table()); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { check_failing_rows(table()); }
 TEST(AFailingBorderNamesItsPivot) { check_failing_border(table()); }
 TEST(VectorsAgreeWithLongSums) { check_vectors(table()); }

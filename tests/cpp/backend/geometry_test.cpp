@@ -186,6 +186,35 @@ TEST(TenThousandRandomShapes) {
   }
 }
 
+TEST(BatchesOfRandomSystems) {
+  std::mt19937_64 engine(7);
+  for (int i = 0; i < 1000; ++i) {
+    std::vector<ArrowschurBatchEntry> entries(1 + engine() % 20);
+    for (ArrowschurBatchEntry& e : entries) {
+      const auto n = static_cast<std::int64_t>(engine() % (engine() % 8 == 0 ? 100'000 : 300));
+      e = {n, 1 + static_cast<int>(engine() % 32), static_cast<int>(engine() % 33), 0, 0, 0, 0};
+    }
+    const ArrowschurDeviceBatch batch{
+        static_cast<std::int64_t>(entries.size()), entries.data(), nullptr, nullptr, nullptr, nullptr, nullptr};
+    REQUIRE(complaint(batch) == nullptr);
+    LimitQueue queue({entries[0].n, entries[0].k, entries[0].d, 0, 0});
+    batch_solve(queue, batch, 0.0, 0.0, nullptr, nullptr, nullptr);
+    CHECK(queue.kernels() > 0);
+    for (const ArrowschurBatchEntry& e : entries) {
+      int served = 0;
+      for (const int depth : kDepths) {
+        served += serves(depth, e.d);
+        if (!serves(depth, e.d)) continue;
+        const std::int64_t groups = ceil_div(e.n, batch_rows(depth)), parts = ceil_div(groups, kPartGroups);
+        CHECK(e.n * e.d <= kBatchLines || parts * kPartNumbers * kBatchThreads <= batch_doubles(batch));
+        CHECK(parts == 0 || (parts - 1) * kPartGroups < groups);  // none is empty
+        CHECK(batch_rows(depth) * depth <= kBatchThreads);  // a thread for each line
+      }
+      CHECK_EQUAL(served, 1);
+    }
+  }
+}
+
 // The largest that is accepted does not overflow, what is larger is refused.
 TEST(LargeShapesAreRefusedBeforeTheyOverflow) {
   for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, std::int64_t{500'000}}) {

@@ -167,7 +167,7 @@ TEST(BothWaysToSolveAgreeWithSubstitution) {
     for (const bool full_inverse : {false, true}) {
       for (const Order order : kOrders) {
         Vector s = l, inverses(at(inverse_doubles(k, full_inverse)), kNothing), x = b;
-        Vector workspace(at(workspace_doubles(0, k)), kNothing);
+        Vector workspace(at(workspace_doubles(0, k, k)), kNothing);
         ArrowschurBuildRecord record{};
         System system{};
         system.k = k;
@@ -189,7 +189,7 @@ TEST(AfterAFailureNothingIsWritten) {
   const Vector l = lower_triangle(k, 17), b = random_vector(k, 19);
   for (const bool full_inverse : {false, true}) {
     Vector s = l, x = b, inverses(at(inverse_doubles(k, full_inverse)), 1.0),
-           workspace(at(workspace_doubles(0, k)), 1.0);
+           workspace(at(workspace_doubles(0, k, k)), 1.0);
     ArrowschurBuildRecord record{};
     record.failed = ARROWSCHUR_BORDER_FAILED, record.log_det = 5.0;
     System system{};

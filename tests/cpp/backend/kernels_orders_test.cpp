@@ -166,6 +166,43 @@ TEST(TheDualRoute) {
   }
 }
 
+// Systems of every depth, some without a factor, and one that several blocks share.
+TEST(Batches) {
+  std::vector<Problem> problems;
+  for (int d = 1; d <= ARROWSCHUR_DEVICE_MAX_DEPTH; ++d) {
+    problems.push_back(stage_driver::random_problem(stage_driver::repeated(d, 9), d, ARROWSCHUR_BORDER_DENSE, 0, 3));
+  }
+  problems[1].a[4] = problems[20].a[0] = problems[4].border[0] = -1.0;
+  problems.push_back(stage_driver::random_problem(stage_driver::repeated(2, 2100), 7, ARROWSCHUR_BORDER_DENSE, 0, 5));
+  std::vector<ArrowschurBatchEntry> entries;
+  Vector a, b, m, g;
+  for (const Problem& p : problems) {
+    const auto at = [](const Vector& v) { return static_cast<std::int64_t>(v.size()); };
+    entries.push_back({static_cast<std::int64_t>(p.dims.size()), p.dims[0], static_cast<std::int32_t>(p.k), at(a),
+                       at(b), at(m), at(g)});
+    a.insert(a.end(), p.a.begin(), p.a.end()), b.insert(b.end(), p.b.begin(), p.b.end());
+    m.insert(m.end(), p.border.begin(), p.border.end()), g.insert(g.end(), p.g.begin(), p.g.end());
+  }
+  const ArrowschurDeviceBatch batch{static_cast<std::int64_t>(entries.size()),
+                                    entries.data(),
+                                    entries.data(),
+                                    a.data(),
+                                    b.data(),
+                                    m.data(),
+                                    g.data()};
+  std::vector<Vector> found;
+  for (const Order order : kOrders) {
+    HostQueue queue(order);
+    Vector x(g.size(), kNothing), workspace(static_cast<std::size_t>(batch_doubles(batch)), kNothing);
+    std::vector<ArrowschurBuildRecord> records(entries.size());
+    batch_solve(queue, batch, 0.125, 0.5, x.data(), records.data(), workspace.data());
+    Vector made(8 * records.size());
+    std::memcpy(made.data(), records.data(), 64 * records.size());
+    found.push_back(std::move(x)), found.push_back(std::move(made));
+  }
+  for (const std::size_t i : {2u, 3u, 4u, 5u}) CHECK(same_bits(found[i % 2], found[i]));
+}
+
 TEST(EmptySystems) {
   const std::vector<int> none, some = {2, 3, 3};
   check_orders(stage_driver::random_problem(none, 0, ARROWSCHUR_BORDER_DENSE, 0, 1));
