@@ -29,6 +29,7 @@ void register_system(py::module_& m);
 void register_newton(py::module_& m);
 void register_batch(py::module_& m);
 void register_factor(py::module_& m);
+void register_device_arrays(py::module_& m);
 void register_frame(py::module_& m);
 void register_telemetry(py::module_& m);
 void register_inner_loop(py::module_& m);
@@ -133,6 +134,7 @@ py::object exception_object(const std::exception_ptr& error);
 
 // ---- plans ----------------------------------------------------------------------------------------------------------
 py::dict candidate_fields(const PlanCandidate& candidate);
+py::object pcg_fields(const std::optional<PcgDiagnostics>& pcg);
 
 // ---- calls that work ------------------------------------------------------------------------------------------------
 // Polls for Ctrl-C while the GIL is released. Only the main thread receives signals, so only it pays for the polling.

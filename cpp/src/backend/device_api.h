@@ -121,7 +121,8 @@ enum {
   ARROWSCHUR_BAND_FAILED = 4  // M + ridge_beta I of the dual route: S may have a factor all the same
 };
 
-// Factors at one pair of ridges. The core allocates; ldS is a multiple of 16 not below k.
+// Factors at one pair of ridges. The core allocates; ldS is a multiple of 16 not below k. Conjugate gradients need the rows
+// only: s, s0 and border_inverses are null then, lds is 0, and reduce_rhs and expand take such a factor.
 typedef struct ArrowschurDeviceFactor {
   double* l;  // [sum d^2], as `a`: the lower triangles; above them undefined
   double* inverse_diagonal;  // [T]: 1 / L_i[j, j]

@@ -111,6 +111,7 @@ struct ResidentWorkspace::Impl {
   InnerFit run(std::span<const double> g_t, std::span<const double> g_beta, const InnerOptions& options) {
     InnerFit fit = newton::run_inner_loop(provider, g_t, g_beta, objective_at_zero, options);
     fit.telemetry = provider.cache().take_telemetry();
+    if (fit.accepted_iterations > 0) fit.route = to_string(provider.cache().plan().route);
     return fit;
   }
   // The members share the binding and its factors. Nothing of a sequence that the device has not finished is kept.
@@ -260,6 +261,7 @@ InnerStep ResidentWorkspace::inner_iteration(double ridge_t, double ridge_beta, 
   step.delta_beta = std::move(newton.delta_beta);
   step.log_det_hessian = result.factor->log_det;
   step.certificate = newton.diagnostics.backward_error;
+  step.route = to_string(cache.plan().route);
   step.telemetry = cache.take_telemetry();
   return step;
 }

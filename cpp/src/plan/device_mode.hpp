@@ -10,7 +10,7 @@
 namespace arrowschur::policy {
 
 inline constexpr const char* kHostOnly =
-    "this call runs on the host; ArrowFrame, newton_step_reupload and ResidentWorkspace run on a device";
+    "this call runs on the host; ArrowFrame, newton_step_reupload, ResidentWorkspace and solve_batch run on a device";
 
 // The constants of section 12's reference device; without float64 matrix units its two rates are a 64th.
 MachineProfile device_profile(const DeviceFacts&);

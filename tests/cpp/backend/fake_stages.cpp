@@ -76,13 +76,13 @@ class Call {
       factor_.record = fake::here(factor_.record, 1);
     } else if (has_factor_) {
       ArrowschurDeviceFactor& f = factor_;
-      const bool dual = f.v != nullptr;
-      order = dual ? s.total : s.k;
+      const bool dual = f.v != nullptr, rows_only = f.s == nullptr && !dual;
+      order = dual ? s.total : rows_only ? 0 : s.k;
       if (f.lds < order || f.lds % 16 != 0) throw Outside{};
       f.l = fake::here(f.l, entries);
       f.inverse_diagonal = fake::here(f.inverse_diagonal, s.total);
       f.w = fake::here(f.w, s.total * s.k);
-      f.s0 = dual ? nullptr : fake::here(f.s0, s.k * f.lds);
+      f.s0 = dual || rows_only ? nullptr : fake::here(f.s0, s.k * f.lds);
       f.s = fake::here(f.s, order * f.lds);
       f.border_inverses = fake::here(f.border_inverses, kernels::inverse_doubles(order, f.full_inverse != 0));
       if (dual) {
