@@ -53,8 +53,8 @@ def solve_batch(
     ridge_t, ridge_beta : float, default 0
         Finite, >= 0.
     device : {'auto', 'off', 'required'}, optional
-        In place of `options.device`. `'auto'` takes a device for eight systems or more that it can solve, of `sum n (2 d k +
-        d^2) >= 1e6` together, where it is predicted to be faster; `'required'` solves every system there.
+        In place of `options.device`. `'auto'` takes a device for eight systems or more that it can solve, of `sum n (2
+        d k + d^2) >= 1e6` together, where it is predicted to be faster; `'required'` solves every system there.
     options : SolveOptions, optional
         For each of the systems; `num_threads` says how many of them are worked on at a time.
 
@@ -71,15 +71,15 @@ def solve_batch(
     DeviceUnavailableError, DeviceError
         A device is required, and there is none, or it failed.
     UnsupportedConfiguration
-        `options.schur_apply` is set: a product belongs to one system. Or a device is required under options that it does
-        not carry out (a mode other than `direct`, `precision`, a trust region, row guards by condition).
+        `options.schur_apply` is set: a product belongs to one system. Or a device is required under options that it
+        does not carry out (a mode other than `direct`, `precision`, a trust region, row guards by condition).
 
     Notes
     -----
-    On the CPU a thread works on one system at a time, alone. A device takes systems with a dense cross block, rows of one
-    size of at most 32 unknowns, and a border of at most 32 without callbacks; under `'auto'` the CPU solves the others, those
-    whose rows are to be lifted, and those whose backward error misses 1e-12. Under `'required'` these are errors of their
-    systems, or come as they are. The certificate is measured on the host. Releases the GIL.
+    On the CPU a thread works on one system at a time, alone. A device takes systems with a dense cross block, rows of
+    one size of at most 32 unknowns, and a border of at most 32 without callbacks; under `'auto'` the CPU solves the
+    others, those whose rows are to be lifted, and those whose backward error misses 1e-12. Under `'required'` these are
+    errors of their systems, or come as they are. The certificate is measured on the host. Releases the GIL.
 
     Examples
     --------
@@ -99,9 +99,7 @@ def solve_batch(
             if result[2].rows_lifted:
                 warn_of_lifts(result[2])
             step = step_from_core(result[:3], system.copies, system.single)
-            results.append(
-                BatchStep(step=step, log_det_hessian=result[3], backend=result[4], unproven_path=result[5])
-            )
+            results.append(BatchStep(step=step, log_det_hessian=result[3], backend=result[4], unproven_path=result[5]))
         else:
             results.append(result)
     return results

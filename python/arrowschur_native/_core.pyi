@@ -232,7 +232,7 @@ def normal_equations(
 # ---- steps ----
 def solve_batch(
     systems: tuple[System, ...], ridge_t: float, ridge_beta: float, options: SolveOptions
-) -> list[tuple[_Array, _Array, SolveDiagnostics, float] | Exception]: ...
+) -> list[tuple[_Array, _Array, SolveDiagnostics, float, str, str] | Exception]: ...
 def newton_step(
     system: System,
     ridge_t: float,

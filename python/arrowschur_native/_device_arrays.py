@@ -41,9 +41,9 @@ class DeviceArray:
 
     Notes
     -----
-    It is complete: whoever reads it needs to wait for no stream. Its memory is given back after the last of its holders,
-    exported tensors among them, in the order of its frame's work and after what is queued on the legacy default stream at
-    that time. Work on other streams that reads it must have been waited for by then.
+    It is complete: whoever reads it needs to wait for no stream. Its memory is given back after the last of its
+    holders, exported tensors among them, in the order of its frame's work and after what is queued on the legacy
+    default stream at that time. Work on other streams that reads it must have been waited for by then.
     """
 
     __slots__ = ("_handle",)
@@ -114,8 +114,8 @@ class DeviceArray:
 class DeviceSystem:
     """A system whose blocks are in the memory of a device already, for frames.
 
-    Frames read the arrays in place and never write to them; they must stay as they are for as long as a frame uses them.
-    What is not aligned to 256 bytes is copied once, on the device.
+    Frames read the arrays in place and never write to them; they must stay as they are for as long as a frame uses
+    them. What is not aligned to 256 bytes is copied once, on the device.
 
     Parameters
     ----------
@@ -141,9 +141,10 @@ class DeviceSystem:
 
     Notes
     -----
-    An array of a device is any object with `__dlpack__` and `__dlpack_device__`, or with `__cuda_array_interface__`. What its
-    producer has queued is waited for on the device, by the rules of these protocols. Entries are not checked: of `h_tt` and
-    `h_bb` the lower triangle is the matrix, and what is not finite ends in a `RowFactorError` or `SchurFactorError`.
+    An array of a device is any object with `__dlpack__` and `__dlpack_device__`, or with `__cuda_array_interface__`.
+    What its producer has queued is waited for on the device, by the rules of these protocols. Entries are not checked:
+    of `h_tt` and `h_bb` the lower triangle is the matrix, and what is not finite ends in a `RowFactorError` or
+    `SchurFactorError`.
     """
 
     __slots__ = ("_handle",)

@@ -95,8 +95,8 @@ class FrameStep(_Printed):
     route : {'direct', 'dual', 'inexact_pcg'}
         Of the factors: `'direct'` where the dual route of the plan was left.
     pcg : PcgDiagnostics or None
-        Of the route `'inexact_pcg'`. `final_relative_residual` is the true one, `residual_gap` its distance from that of
-        the recurrence; `matvec_calls` are those of the iteration.
+        Of the route `'inexact_pcg'`. `final_relative_residual` is the true one, `residual_gap` its distance from that
+        of the recurrence; `matvec_calls` are those of the iteration.
     certificate : float
         Normwise backward error; NaN unless it was asked for.
     execution_path : str
@@ -153,7 +153,9 @@ def _on_device(first: Any, second: Any, names: tuple[str, str]) -> bool:
     there = is_device_array(first), is_device_array(second)
     if there[0] != there[1] and first is not None and second is not None:
         name = names[0] if there[1] else names[1]
-        raise InvalidArgument(argument=name, got="an array of the host", expected="both on the device, or both on the host")
+        raise InvalidArgument(
+            argument=name, got="an array of the host", expected="both on the device, or both on the host"
+        )
     return all(there)
 
 
@@ -222,8 +224,8 @@ class ArrowFrame:
 
         A_i = L_i L_i'     W_i = L_i^-1 B_i     S = M - W'W = L_S L_S'
 
-    `L`, `W` and `L_S` stay on the device. A step sends `T + k` numbers, gets as many back, and factors nothing. On the dual
-    route, for a diagonal or banded `M` and `T < k`, they are `L`, `W`, `V = M^-1 W'` and the factors of `M` and of
+    `L`, `W` and `L_S` stay on the device. A step sends `T + k` numbers, gets as many back, and factors nothing. On the
+    dual route, for a diagonal or banded `M` and `T < k`, they are `L`, `W`, `V = M^-1 W'` and the factors of `M` and of
     `C = I - W V`: no `k x k` matrix is formed.
 
     Attributes
@@ -281,9 +283,9 @@ class ArrowFrame:
         ridge_t, ridge_beta : float, default 0
             Finite, >= 0.
         route : {'auto', 'direct', 'dual', 'inexact_pcg'}, default 'auto'
-            `'auto'`: direct or dual, whichever is predicted to be faster over `expected_solves` solves, within the memory;
-            the dual route is left where `M` or `C` has no factor. `'dual'`: that or an error. `'inexact_pcg'`: conjugate
-            gradients on `S`, preconditioned by its diagonal, with nothing of order `k x k`.
+            `'auto'`: direct or dual, whichever is predicted to be faster over `expected_solves` solves, within the
+            memory; the dual route is left where `M` or `C` has no factor. `'dual'`: that or an error. `'inexact_pcg'`:
+            conjugate gradients on `S`, preconditioned by its diagonal, with nothing of order `k x k`.
         storage : {'float64'}, default 'float64'
         expected_solves : int, default 8
             What `route='auto'` and `border_inverse='auto'` weigh, >= 1.
@@ -509,8 +511,8 @@ class BaseArrowFrame:
     """The blocks of a system on a device, without ridges, for a ladder of them.
 
     The blocks are uploaded once. Factors are made from them on the device, as often as wanted, with the bits of an
-    `ArrowFrame` at the same ridges. A move of `ridge_beta` alone factors the border only; on the dual route it makes `V` and
-    `C` again from the rows that are there.
+    `ArrowFrame` at the same ridges. A move of `ridge_beta` alone factors the border only; on the dual route it makes
+    `V` and `C` again from the rows that are there.
 
     Parameters
     ----------

@@ -60,13 +60,12 @@ bool in_c_order(const Shape& shape, const Shape& strides) {
 
 // ---- in ---------------------------------------------------------------------------------------------------------------
 DeviceArrayView view_of(const DlTensor& tensor, const char* name) {
-  const std::string type = "DLPack type " + std::to_string(tensor.type.kind) + " of " + std::to_string(tensor.type.bits) +
-                           " bits, " + std::to_string(tensor.type.lanes) + " lanes";
+  const std::string type = "DLPack type " + std::to_string(tensor.type.kind) + " of " +
+                           std::to_string(tensor.type.bits) + " bits, " + std::to_string(tensor.type.lanes) + " lanes";
   if (tensor.type.kind != kFloat || tensor.type.bits != 64 || tensor.type.lanes != 1) refuse(name, type, "float64");
   DeviceArrayView view;
   view.shape.assign(tensor.shape, tensor.shape + tensor.dimensions);
-  if (tensor.strides != nullptr &&
-      !in_c_order(view.shape, Shape(tensor.strides, tensor.strides + tensor.dimensions))) {
+  if (tensor.strides != nullptr && !in_c_order(view.shape, Shape(tensor.strides, tensor.strides + tensor.dimensions))) {
     refuse(name, "an array of shape " + text_of(view.shape) + " that is not in C order", "a C-contiguous array");
   }
   view.data = reinterpret_cast<const double*>(static_cast<const char*>(tensor.data) + tensor.byte_offset);
@@ -114,9 +113,8 @@ DeviceArrayView from_dlpack(const py::object& producer, const char* name) {
   if (!versioned && PyCapsule_IsValid(capsule.ptr(), kName) == 0) {
     refuse(name, "a __dlpack__ that returned no tensor", "a DLPack capsule");
   }
-  DeviceArrayView view = versioned
-                             ? consume<DlVersioned>(capsule, kVersionedName, "used_dltensor_versioned", name)
-                             : consume<DlManaged>(capsule, kName, "used_dltensor", name);
+  DeviceArrayView view = versioned ? consume<DlVersioned>(capsule, kVersionedName, "used_dltensor_versioned", name)
+                                   : consume<DlManaged>(capsule, kName, "used_dltensor", name);
   view.streams.push_back(kLegacyDefault);
   return view;
 }
@@ -153,8 +151,13 @@ struct Export {
   std::vector<std::int64_t> shape;
 
   DlTensor tensor() {
-    return {const_cast<double*>(handle.data()), {kCuda, handle.arrays.device_ordinal()},
-            static_cast<std::int32_t>(shape.size()), {kFloat, 64, 1}, shape.data(), nullptr, 0};
+    return {const_cast<double*>(handle.data()),
+            {kCuda, handle.arrays.device_ordinal()},
+            static_cast<std::int32_t>(shape.size()),
+            {kFloat, 64, 1},
+            shape.data(),
+            nullptr,
+            0};
   }
 };
 
@@ -188,9 +191,7 @@ py::dict array_interface(const DeviceArrayHandle& self) {
 py::array_t<double> copy_to_host(const DeviceArrayHandle& self) {
   auto host = new_array(self.shape);
   const std::span<double> out = output(host, self.size(), "array");
-  released([&] {
-    self.border ? self.arrays.copy_to_host({}, out) : self.arrays.copy_to_host(out, {});
-  });
+  released([&] { self.border ? self.arrays.copy_to_host({}, out) : self.arrays.copy_to_host(out, {}); });
   return host;
 }
 
@@ -225,7 +226,8 @@ void register_device_arrays(py::module_& m) {
              const DeviceArrayView tt = import_device_array(h_tt, "h_tt"), tb = import_device_array(h_tb, "h_tb"),
                                    bb = import_device_array(h_bb, "h_bb"), t = import_device_array(g_t, "g_t"),
                                    beta = import_device_array(g_beta, "g_beta");
-             if (tt.shape.size() != 3 || tt.shape[1] != tt.shape[2]) refuse("h_tt", "shape " + text_of(tt.shape), "(n, d, d)");
+             if (tt.shape.size() != 3 || tt.shape[1] != tt.shape[2])
+               refuse("h_tt", "shape " + text_of(tt.shape), "(n, d, d)");
              if (beta.shape.size() != 1) refuse("g_beta", "shape " + text_of(beta.shape), "(k,)");
              DeviceParts parts;
              parts.n = tt.shape[0], parts.d = tt.shape[1], parts.k = beta.shape[0];
@@ -251,7 +253,8 @@ void register_device_arrays(py::module_& m) {
              parts.g_t = t.data, parts.g_beta = beta.data;
              for (const DeviceArrayView* view : {&tt, &tb, &bb, &t, &beta}) {
                for (const std::uint64_t stream : view->streams) {
-                 const bool known = std::find(parts.streams.begin(), parts.streams.end(), stream) != parts.streams.end();
+                 const bool known =
+                     std::find(parts.streams.begin(), parts.streams.end(), stream) != parts.streams.end();
                  if (!known) parts.streams.push_back(stream);
                }
              }

@@ -253,8 +253,8 @@ void register_base_frame(py::module_& m) {
              const py::object& g_beta, bool certificate) {
             const double t = as_number(ridge_t, "ridge_t", kRidge), beta = as_number(ridge_beta, "ridge_beta", kRidge);
             const GivenVector g(g_t, g_beta, self.core.total_dim(), self.core.k(), "g_t", "g_beta");
-            return step_fields(
-                released([&] { return self.core.refactor_and_solve(t, beta, g.vector, certificate); }), g.rows.shape);
+            return step_fields(released([&] { return self.core.refactor_and_solve(t, beta, g.vector, certificate); }),
+                               g.rows.shape);
           },
           "ridge_t"_a, "ridge_beta"_a, "g_t"_a, "g_beta"_a, "certificate"_a)
       .def(

@@ -223,9 +223,8 @@ py::dict fit_fields(InnerFit&& fit, const WorkspaceHandle& workspace) {
                   "log_det_hessian"_a = fit.log_det_hessian, "iterations"_a = fit.iterations,
                   "accepted_iterations"_a = fit.accepted_iterations, "status"_a = to_string(fit.status),
                   "ridge_t"_a = fit.ridge_t, "ridge_beta"_a = fit.ridge_beta, "route"_a = fit.route,
-                  "execution_path"_a = fit.execution_path,
-                  "backend"_a = fit.backend, "unproven_path"_a = fit.unproven_path,
-                  "telemetry"_a = telemetry_fields(fit.telemetry));
+                  "execution_path"_a = fit.execution_path, "backend"_a = fit.backend,
+                  "unproven_path"_a = fit.unproven_path, "telemetry"_a = telemetry_fields(fit.telemetry));
 }
 
 void register_inner_loop(py::module_& m) {

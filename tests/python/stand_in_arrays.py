@@ -49,7 +49,9 @@ class Backend:
         self("allocate", ctypes.byref(memory), ctypes.c_size_t(size.value + offset), self.stream)
         address = (memory.value or 0) + offset
         data = np.ascontiguousarray(values)
-        self("copy_to_device", ctypes.c_void_p(address), data.ctypes.data_as(ctypes.c_void_p), size_of(data), self.stream)
+        self(
+            "copy_to_device", ctypes.c_void_p(address), data.ctypes.data_as(ctypes.c_void_p), size_of(data), self.stream
+        )
         self("stream_synchronize", self.stream)
         return address
 
@@ -200,13 +202,15 @@ class InterfaceArray:
         }
 
 
+_USED = {name: b"used_" + name for name in (b"dltensor", b"dltensor_versioned")}
+
+
 def consumed(array: Any, *, versioned: bool = False) -> tuple[_Tensor, Any]:
     """Take a DLPack export: its tensor, and the function that gives it back."""
-    if versioned:
-        capsule, name, used = array.__dlpack__(stream=2, max_version=(1, 1)), b"dltensor_versioned", b"used_dltensor_versioned"
-    else:
-        capsule, name, used = array.__dlpack__(), b"dltensor", b"used_dltensor"
+    name = b"dltensor_versioned" if versioned else b"dltensor"
+    capsule = array.__dlpack__(stream=2, max_version=(1, 1)) if versioned else array.__dlpack__()
     address = _capsule_pointer(capsule, name)
+    used = _USED[name]  # the capsule keeps the pointer to its name
     _capsule_rename(capsule, used)
     held = (Versioned if versioned else Managed).from_address(address)
     return held.tensor, lambda: held.deleter(ctypes.pointer(held))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,6 @@ PRELUDE = f"""
 
 
 def run(fake: Path, program: str) -> str:
-    import textwrap
-
     return run_frames(fake, textwrap.dedent(PRELUDE) + textwrap.dedent(program))
 
 
@@ -90,9 +89,9 @@ def test_borders_by_bands_and_the_dual_route(fake: Path) -> None:
                 frame = asn.ArrowFrame.build(data, 0.5, 0.25, route=route)
                 assert frame.route == route
                 assert bits(frame.step()) == bits(asn.ArrowFrame.build(f.system(), 0.5, 0.25, route=route).step())
-        frame = asn.ArrowFrame.build(data, route="inexact_pcg", pcg=asn.PcgOptions(relative_tolerance=1e-12))
-        step = frame.step()
-        host = asn.ArrowFrame.build(f.system(), route="inexact_pcg", pcg=asn.PcgOptions(relative_tolerance=1e-12)).step()
+        how = {"route": "inexact_pcg", "pcg": asn.PcgOptions(relative_tolerance=1e-12)}
+        step = asn.ArrowFrame.build(data, **how).step()
+        host = asn.ArrowFrame.build(f.system(), **how).step()
         assert bits(step) == bits(host) and step.pcg == host.pcg
         """,
     )
@@ -119,7 +118,8 @@ def test_gradients_and_results_on_the_device(fake: Path) -> None:
         base = asn.BaseArrowFrame(there(f))
         factors = base.factor_at(0.5, 0.25)
         t, beta = DlpackArray(backend, g_t), DlpackArray(backend, g_beta)
-        assert bits(base.solve_with(factors, t, beta)) == bits(base.refactor_and_solve(0.5, 0.25, t, beta)) == bits(want)
+        assert bits(base.solve_with(factors, t, beta)) == bits(want)
+        assert bits(base.refactor_and_solve(0.5, 0.25, t, beta)) == bits(want)
         assert bits(base.solve_with(factors)) == bits(frame.step())
         # A result is an input.
         step = base.solve_with(factors, t, beta)
@@ -171,7 +171,8 @@ def test_inputs_are_held_for_as_long_as_a_frame_reads_them(fake: Path) -> None:
         fake,
         """
         for versioned in (False, True):
-            arrays = [DlpackArray(backend, part, versioned=versioned) for part in (f.h_tt, f.h_tb, f.h_bb, f.g_t, f.g_beta)]
+            parts = (f.h_tt, f.h_tb, f.h_bb, f.g_t, f.g_beta)
+            arrays = [DlpackArray(backend, part, versioned=versioned) for part in parts]
             frame = asn.BaseArrowFrame(asn.DeviceSystem(*arrays))
             assert [array.streams for array in arrays] == [[1]] * 5  # the producer orders its work before this stream
             assert backend.calls(b"stream_wait_external") > 0
@@ -267,16 +268,11 @@ def test_what_is_wrong_with_an_array_is_said(fake: Path) -> None:
 @pytest.mark.usefixtures("no_device")
 def test_without_a_device_there_is_no_system_on_it() -> None:
     class Somewhere:
-        __cuda_array_interface__ = {"shape": (1, 1, 1), "typestr": "<f8", "data": (4096, True), "version": 3}
-
-    class Border:
-        __cuda_array_interface__ = {"shape": (1,), "typestr": "<f8", "data": (4096, True), "version": 3}
-
-    class Matrix:
-        __cuda_array_interface__ = {"shape": (1, 1), "typestr": "<f8", "data": (4096, True), "version": 3}
+        def __init__(self, *shape: int) -> None:
+            self.__cuda_array_interface__ = {"shape": shape, "typestr": "<f8", "data": (4096, True), "version": 3}
 
     with pytest.raises(asn.DeviceUnavailableError):
-        asn.DeviceSystem(Somewhere(), Matrix(), Border(), Border(), Border())
+        asn.DeviceSystem(*(Somewhere(*shape) for shape in ((1, 1, 1), (1, 1), (1,), (1,), (1,))))
     with pytest.raises(TypeError):
         asn.DeviceArray()
 

@@ -62,7 +62,8 @@ struct InnerFit {
   int iterations = 0, accepted_iterations = 0;
   InnerStatus status = InnerStatus::max_iterations;
   double ridge_t = 0.0, ridge_beta = 0.0;  // where the schedule ended
-  const char* route = "";  // of the last factor: a plan's on the CPU, direct or dual on a device; empty: none, or a reference
+  const char* route =
+      "";  // of the last factor: a plan's on the CPU, direct or dual on a device; empty: none, or a reference
   const char* execution_path = "cpu";  // where the accepted work ran
   const char* backend = "cpu";  // cpu, cuda; fake in tests only
   const char* unproven_path = "";  // the path that a stand-in of tests stands for; its results are no device's

@@ -11,7 +11,8 @@ namespace device {
 namespace {
 
 BorderForm form_of(const DeviceParts& parts) {
-  if (!parts.bandwidth) return {ARROWSCHUR_BORDER_DENSE, 0, checked_product(parts.k, parts.k, "the border h_bb (k x k)")};
+  if (!parts.bandwidth)
+    return {ARROWSCHUR_BORDER_DENSE, 0, checked_product(parts.k, parts.k, "the border h_bb (k x k)")};
   const Index width = *parts.bandwidth;
   return {ARROWSCHUR_BORDER_BANDED, width, checked_product(width + 1, parts.k, "the banded border h_bb")};
 }
@@ -98,7 +99,8 @@ void DeviceSystem::adopt(const DeviceParts& parts) {
 }
 
 void DeviceSystem::require_same(const DeviceParts& parts) const {
-  if (!adopts_) throw InvalidArgument("system", "arrays of the device", "arrays of the host, as the frame was built from");
+  if (!adopts_)
+    throw InvalidArgument("system", "arrays of the device", "arrays of the host, as the frame was built from");
   const BorderForm form = form_of(parts);
   const auto same = [](const char* what, Index got, Index expected) {
     if (got == expected) return;

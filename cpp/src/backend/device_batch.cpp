@@ -79,13 +79,14 @@ std::vector<double> made_borders(std::span<const ArrowSystem* const> systems) {
 const char* batch_obstacle(const ArrowSystem& s) {
   if (const auto no = unsupported(s)) return no->what;
   if (s.k() > ARROWSCHUR_BATCH_MAX_BORDER) return "a border of more than 32 unknowns";
-  if (!s.is_uniform()) return "rows of different sizes";
-  return s.n() > 0 && s.max_dim() > 0 ? nullptr : "no rows";
+  if (s.n() == 0 || s.max_dim() == 0) return "no rows";
+  return s.total_dim() == s.n() * s.max_dim() ? nullptr : "rows of different sizes";
 }
 
 BatchCost batch_cost(const ArrowSystem& s) {
   const auto n = static_cast<double>(s.n()), d = static_cast<double>(s.max_dim()), k = static_cast<double>(s.k());
-  return {n * (d * d + d * k) + k * k, n * d + k, n * (d * d * d / 3.0 + d * d * k + d * k * (k + 1.0)) + k * k * k / 3.0};
+  return {n * (d * d + d * k) + k * k, n * d + k,
+          n * (d * d * d / 3.0 + d * d * k + d * k * (k + 1.0)) + k * k * k / 3.0};
 }
 
 BatchSolution solve_batch(Lane& lane, std::span<const ArrowSystem* const> systems, double ridge_t, double ridge_beta,
@@ -156,10 +157,10 @@ BatchSolution solve_batch(Lane& lane, std::span<const ArrowSystem* const> system
   batch.m = memory.at<double>(m_at);
   batch.g = memory.at<double>(g_at);
   batch.entries = memory.at<ArrowschurBatchEntry>(entries_at);
-  lane.require(table.batch_solve(&batch, ridge_t, ridge_beta, memory.at<double>(x_at),
-                                 memory.at<ArrowschurBuildRecord>(records_at), memory.at<void>(workspace_at),
-                                 lane.stream()),
-               "batch_solve");
+  lane.require(
+      table.batch_solve(&batch, ridge_t, ridge_beta, memory.at<double>(x_at),
+                        memory.at<ArrowschurBuildRecord>(records_at), memory.at<void>(workspace_at), lane.stream()),
+      "batch_solve");
   stage.end();
   out.records.resize(count);
   out.x.resize(static_cast<std::size_t>(x));

@@ -90,9 +90,8 @@ ArrowschurPcgRecord DevicePcg::iterate(DeviceSystem& s, DeviceFactor& factor, In
 double DevicePcg::true_residual(DeviceSystem& s, const DeviceFactor& factor, const double* b) {
   Lane& lane = s.lane();
   const Table& table = lane.table();
-  lane.require(
-      table.schur_apply(s.view(), factor.ridge_beta(), factor.view(), x_, y_, s.workspace(), lane.stream()),
-      "schur_apply");
+  lane.require(table.schur_apply(s.view(), factor.ridge_beta(), factor.view(), x_, y_, s.workspace(), lane.stream()),
+               "schur_apply");
   const double coefficients[] = {1.0, -1.0};
   const double* const inputs[] = {b, y_};
   lane.require(table.combine(s.k(), 2, coefficients, inputs, y_, lane.stream()), "combine");
@@ -103,8 +102,8 @@ double DevicePcg::true_residual(DeviceSystem& s, const DeviceFactor& factor, con
   return norm(host, s.k());
 }
 
-PcgDiagnostics DevicePcg::solve(DeviceSystem& s, DeviceFactor& factor, const PcgOptions& options,
-                                bool accept_truncated, double* b) {
+PcgDiagnostics DevicePcg::solve(DeviceSystem& s, DeviceFactor& factor, const PcgOptions& options, bool accept_truncated,
+                                double* b) {
   PcgDiagnostics account;
   account.preconditioner = kPreconditioner;
   account.stopping_reason = "converged";

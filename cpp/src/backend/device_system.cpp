@@ -179,7 +179,8 @@ void same(const char* what, Index got, Index expected) {
 }  // namespace
 
 void DeviceSystem::require_same(const ArrowSystem& s) const {
-  if (adopts_) throw InvalidArgument("system", "arrays of the host", "arrays of the device, which the frame reads in place");
+  if (adopts_)
+    throw InvalidArgument("system", "arrays of the host", "arrays of the device, which the frame reads in place");
   if (const auto no = unsupported(s)) no->raise();
   same("n", s.n(), n());
   same("k", s.k(), k());

@@ -3,11 +3,11 @@
 #include <cmath>
 #include <vector>
 
+#include "eliminate/row_access.hpp"
 #include "linalg/ordered.hpp"
 #include "newton/solver.hpp"
 #include "system/border.hpp"
 #include "system/cross.hpp"
-#include "eliminate/row_access.hpp"
 
 namespace arrowschur::newton {
 namespace {

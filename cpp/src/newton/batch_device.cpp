@@ -43,8 +43,8 @@ double device_seconds(const device::BatchCost& cost, const MachineProfile& p) {
 
 double cpu_seconds(const ArrowSystem& s, const MachineProfile& p) {
   const auto k = static_cast<double>(s.k());
-  return policy::direct_time(policy::dense_shape(static_cast<double>(s.n()), static_cast<double>(s.max_dim()), k, k * k),
-                             p)
+  return policy::direct_time(
+             policy::dense_shape(static_cast<double>(s.n()), static_cast<double>(s.max_dim()), k, k * k), p)
       .total(1.0);
 }
 
@@ -58,11 +58,7 @@ class Outcome {
  public:
   Outcome(const device::BatchSolution& solution, const device::Account& account, double ridge_t, double ridge_beta,
           const SolveOptions& options, bool required)
-      : solution_(solution),
-        account_(account),
-        ridges_{ridge_t, ridge_beta},
-        options_(options),
-        required_(required) {}
+      : solution_(solution), account_(account), ridges_{ridge_t, ridge_beta}, options_(options), required_(required) {}
 
   bool write(std::size_t i, const ArrowSystem& s, BatchResult& result) const {
     const ArrowschurBuildRecord& record = solution_.records[i];
@@ -174,8 +170,8 @@ std::vector<char> solve_on_device(std::span<const ArrowSystem> systems, double r
     const ArrowSystem& s = systems[i];
     if (const char* why = device::batch_obstacle(s)) {
       if (!required) continue;
-      results[i].error = std::make_exception_ptr(
-          UnsupportedConfiguration(why, "a batch on a device", "use device='auto', which solves such a system on the CPU"));
+      results[i].error = std::make_exception_ptr(UnsupportedConfiguration(
+          why, "a batch on a device", "use device='auto', which solves such a system on the CPU"));
       done[i] = 1;
       continue;
     }

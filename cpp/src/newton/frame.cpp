@@ -102,9 +102,7 @@ namespace {
 class FrameState {
  public:
   FrameState(const ArrowSystem& s, const FrameOptions& options)
-      : device_(s, binding_of(options, s.total_dim(), s.k())),
-        gradient_(gradient_of(s)),
-        n_(s.n()) {
+      : device_(s, binding_of(options, s.total_dim(), s.k())), gradient_(gradient_of(s)), n_(s.n()) {
     device_.factors().configure(options.cache_entries, options.device_memory_limit);
   }
   FrameState(const DeviceParts& parts, const FrameOptions& options)
@@ -178,8 +176,8 @@ class FrameState {
     FrameStep step;
     step.delta_t.resize(g_t.size());
     step.delta_beta.resize(g_beta.size());
-    step.pcg = solved(factor, device::ResidentDevice::Column{g_t.data(), g_beta.data(), step.delta_t.data(),
-                                                             step.delta_beta.data()});
+    step.pcg = solved(
+        factor, device::ResidentDevice::Column{g_t.data(), g_beta.data(), step.delta_t.data(), step.delta_beta.data()});
     account(step, factor, certificate, path);
     return step;
   }

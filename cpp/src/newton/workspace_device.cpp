@@ -86,7 +86,7 @@ void WorkspaceDevice::release() noexcept {
 
 const char* WorkspaceDevice::obstacle(const SolveOptions& options) const {
   if (const auto no = device::unsupported(system_)) return no->what;
-  if (options.mode == Mode::inexact_pcg) return "mode='inexact_pcg' runs on a device in a frame only";
+  if (options.mode == Mode::inexact_pcg) return "mode='inexact_pcg' (of frames only)";
   if (options.mode == Mode::low_rank) {
     const char* why = device::dual_obstacle(device::border_form(system_.border()), system_.total_dim(), system_.k());
     if (why != nullptr) return why;

@@ -31,8 +31,7 @@ OwnedSystem td24(Index n, Index d, Index k, double s, double border) {
   std::fill(system.h_bb.begin(), system.h_bb.end(), 0.0);
   for (Index i = 0; i < n; ++i) {
     for (Index r = 0; r < d; ++r) {
-      for (Index c = 0; c < d; ++c)
-        system.h_tt[static_cast<std::size_t>((i * d + r) * d + c)] = r == c ? 2.0 + s : 0.0;
+      for (Index c = 0; c < d; ++c) system.h_tt[static_cast<std::size_t>((i * d + r) * d + c)] = r == c ? 2.0 + s : 0.0;
       for (Index c = 0; c < k; ++c)
         system.h_tb[static_cast<std::size_t>((i * d + r) * k + c)] = 0.05 * static_cast<double>(r + c + i + 1);
       system.g_t[static_cast<std::size_t>(i * d + r)] = 0.1 * static_cast<double>(i + 1) + s;

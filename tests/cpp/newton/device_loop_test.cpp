@@ -389,7 +389,7 @@ TEST(WhatADeviceDoesNotDoIsRefusedByName) {
   o.solve.mode = Mode::low_rank;
   CHECK_THROWS_WITH(UnsupportedConfiguration, "neither diagonal nor banded", workspace.device_fit(o));
   o.solve.mode = Mode::inexact_pcg;
-  CHECK_THROWS_WITH(UnsupportedConfiguration, "in a frame only", workspace.device_fit(o));
+  CHECK_THROWS_WITH(UnsupportedConfiguration, "of frames only", workspace.device_fit(o));
   o.solve.mode = Mode::direct;
   o.solve.precision = Precision::float32;
   CHECK_THROWS_WITH(UnsupportedConfiguration, "float64", workspace.device_reupload_fit(o));

@@ -161,9 +161,9 @@ TEST(TheRouteIsThatOfTheLeastTimeWithinTheMemory) {
   CHECK(ArrowFrame::build(close.system(), 0, 0, {.device_memory_limit = least}).device_bytes() <= least);
   CHECK_THROWS_WITH(DeviceUnavailableError, (std::to_string(least) + " bytes needed").c_str(),
                     ArrowFrame::build(close.system(), 0, 0, {.device_memory_limit = least - 1}));
-  CHECK_THROWS_WITH(DeviceUnavailableError, "bytes needed",
-                    ArrowFrame::build(close.system(), 0, 0,
-                                      {.route = FrameRoute::direct, .device_memory_limit = below}));
+  CHECK_THROWS_WITH(
+      DeviceUnavailableError, "bytes needed",
+      ArrowFrame::build(close.system(), 0, 0, {.route = FrameRoute::direct, .device_memory_limit = below}));
 }
 
 // M is a principal block of H: where it is not positive definite, H is not either, and what is left for the direct route
