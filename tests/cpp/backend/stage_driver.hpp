@@ -359,6 +359,10 @@ inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, b
   CHECK_NEAR(std::span<const double>(step), std::span<const double>(reference), kTolerance);
   const Vector again = frame.step(p.g);
   CHECK(step == again);
+  if (!dual) return;
+  for (const double x : stream.download(frame.factor.v, p.total * p.k)) {
+    CHECK(std::bit_cast<std::uint64_t>(x) != kUnwritten);
+  }
 }
 
 inline std::vector<int> repeated(int d, int n) { return std::vector<int>(static_cast<size_t>(n), d); }
