@@ -22,6 +22,8 @@
 #include "reduce_rhs.hpp"
 #include "schur.hpp"
 #include "suggest_bump.hpp"
+#include "tridiagonal_factor.hpp"
+#include "tridiagonal_solve.hpp"
 #include "vectors.hpp"
 
 namespace arrowschur::kernels {
@@ -98,6 +100,8 @@ int dual_reduce(Queue& queue, const System& s, double ridge_beta, const Factor& 
   const BandArgs band{s.k, s.border_width, ridge_beta, s.border, f.band_factor, f.record};
   if (s.border_width == 0) {
     calls.template run<DiagonalFactor>(band);
+  } else if (s.border_width == 1) {
+    calls.template run<TridiagonalFactor>(band);
   } else if (s.border_width <= kNarrowBand) {
     calls.template run<BandFactor<32>>(band);
   } else {
@@ -175,6 +179,8 @@ template <class Queue>
 void solve_band(Calls<Queue>& calls, const System& s, const Factor& f, const double* g, double* m) {
   if (s.border_width == 0) {
     calls.template run<DiagonalSweep>({{1, s.k, 0, f.band_factor, g, m, f.record}, true});
+  } else if (s.border_width == 1) {
+    calls.template run<TridiagonalSolve>({s.k, f.band_factor, g, m, f.record});
   } else {
     sweep<true>(calls, s, f, 1, g, m);
     sweep<false>(calls, s, f, 1, m, m);

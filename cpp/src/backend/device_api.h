@@ -105,14 +105,16 @@ typedef struct ArrowschurDeviceSystem {
 // How a build went, 64 bytes, on the device.
 typedef struct ArrowschurBuildRecord {
   uint32_t failed;  // of the ARROWSCHUR_..._FAILED
-  int32_t border_pivot;  // 0-based index of the pivot that was not positive; -1
+  int32_t border_pivot;  // 0-based index of the pivot of S, of C or of the band that was not positive; -1
   int64_t failing_rows;
   // Smallest failing row (of the caller's order) and its 0-based pivot, row << 8 | pivot; all ones where none failed.
   uint64_t first_failure;
   double bump;  // the largest ridge_bump (inner_loop.hpp) of the failing rows, 0 where none failed
   double suggested_bump;  // by suggest_bump
   double log_det;  // log|H + ridges|
-  double smallest_pivot;  // squared, of rows and border
+  // Squared, of rows and border; on the dual route of H with its border eliminated first, L_M[a, a]^2 and
+  // (L_i[j, j] L_C[t, t])^2.
+  double smallest_pivot;
   double reserved;
 } ArrowschurBuildRecord;
 enum {
@@ -134,7 +136,9 @@ typedef struct ArrowschurDeviceFactor {
   int32_t full_inverse;  // 1: the whole of L_S^-1 instead of that of its diagonal blocks
   // Dual route, for a border of the banded form (Woodbury; diagonals are bands of width 0). Null on the direct one.
   //     M + ridge_beta I = L_M L_M'   V = (M + ridge_beta I)^-1 W'   C = I - W V = L_C L_C'
-  // `s` then has order T (lds not below it) and holds C, then L_C; border_inverses are those of L_C, s0 is not used.
+  // `s` then has order T (lds not below it) and holds C - I after dual_reduce, L_C after factor_border: one of the one for
+  // each of the other. border_inverses are those of L_C, s0 is not used. v is what tells the routes apart: never null on
+  // the dual one, T k = 0 or not.
   double* v;  // [T, k]: row t is column t of V
   double* band_factor;  // [width + 1, k]: L_M in the layout of the border
   ArrowschurBuildRecord* record;
@@ -295,7 +299,8 @@ typedef struct ArrowschurDeviceTable {
                      const double* x, double* y, void* workspace, void* stream);
   // Conjugate gradients on S x = b from x = 0, preconditioned by the diagonal of S: b, x [k], vectors [5, k] to work in.
   // begin makes the diagonal and the record; iterate does one iteration, nothing once the record says stop. They end
-  // when |r| <= max(relative_tolerance, gamma_k) |b| or after max_iterations.
+  // when |r| <= max(relative_tolerance, gamma_k) |b| or after max_iterations. Of a build that has failed the record says
+  // ARROWSCHUR_PCG_DIAGONAL with a NaN. vectors: r, z, p, S p, the diagonal.
   int (*pcg_begin)(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
                    double relative_tolerance, int64_t max_iterations, const double* b, double* x, double* vectors,
                    ArrowschurPcgRecord* record, void* workspace, void* stream);
@@ -303,7 +308,8 @@ typedef struct ArrowschurDeviceTable {
                      double* x, double* vectors, ArrowschurPcgRecord* record, void* workspace, void* stream);
 
   // Every system of the batch on its own: x = its dt and dbeta where its record (of [count]) has no failure, and NaN
-  // where it has one. E1 to V6 in one launch for systems of up to 4096 lines.
+  // where it has one. Rows that fail say so alone, whatever the border; suggested_bump is left at 0. E1 to V6 in one
+  // launch for all systems of one depth that have up to 4096 lines.
   int (*batch_sizes)(const ArrowschurDeviceBatch* batch, size_t* workspace);
   int (*batch_solve)(const ArrowschurDeviceBatch* batch, double ridge_t, double ridge_beta, double* x,
                      ArrowschurBuildRecord* records, void* workspace, void* stream);

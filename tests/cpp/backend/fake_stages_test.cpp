@@ -78,6 +78,17 @@ TEST(TheBudgetOfLaunchesIsKept) {
   stream.require(table().apply_h(&frame.system, g, x, frame.workspace, stream.handle()));
   CHECK(launches() - before <= 3);
 
+  double* const vectors = stream.allocate(5 * p.k);
+  auto* const iteration = stream.allocate<ArrowschurPcgRecord>(1);
+  before = launches();
+  stream.require(table().pcg_begin(&frame.system, 0.0, &frame.factor, 0.0, 9, g + p.total, x, vectors, iteration,
+                                   frame.workspace, stream.handle()));
+  CHECK_EQUAL(launches() - before, std::int64_t{3});
+  before = launches();
+  stream.require(
+      table().pcg_iterate(&frame.system, 0.0, &frame.factor, x, vectors, iteration, frame.workspace, stream.handle()));
+  CHECK_EQUAL(launches() - before, std::int64_t{5});  // W, the dense border, their sum; two of vectors
+
   for (const std::int64_t width : {0, 1, 5}) {
     const Problem banded = random_problem(repeated(2, 20), 300, ARROWSCHUR_BORDER_BANDED, width, 5);
     Frame dual(stream, banded, false, false, true);
