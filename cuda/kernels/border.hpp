@@ -97,7 +97,7 @@ struct AddRidge {
   ARROWSCHUR_HD static void run(int, std::int64_t block, int thread, double*, const Args& args) {
     if (block == 0 && thread == 0) {
       args.record->failed &= ~static_cast<std::uint32_t>(ARROWSCHUR_BORDER_FAILED);
-      args.record->border_pivot = -1;
+      if ((args.record->failed & ARROWSCHUR_BAND_FAILED) == 0) args.record->border_pivot = -1;
     }
     if (args.s == args.s0) {
       const std::int64_t j = block * kThreads + thread;
@@ -153,6 +153,7 @@ struct CheckBorder {
     if (*args.info > 0 && *args.info - 1 < pivot) pivot = *args.info - 1;  // after a NaN it may name a later one
     ArrowschurBuildRecord& record = *args.record;
     if (pivot >= args.k && *args.info == 0) return;
+    if ((record.failed & ARROWSCHUR_BAND_FAILED) != 0) return;  // there is no C
     record.failed |= ARROWSCHUR_BORDER_FAILED;
     // After failed rows the border is meaningless, and so is its pivot.
     if ((record.failed & ARROWSCHUR_ROWS_FAILED) == 0 && pivot < args.k) {

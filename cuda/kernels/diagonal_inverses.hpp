@@ -62,19 +62,20 @@ struct InvertDiagonalBlocks {
   }
 };
 
-// The identity, [k, ld] column-major: what the full inverse is solved from.
+// A multiple of the identity, [k, ld] column-major: what the full inverse is solved from.
 struct SetIdentity {
   static constexpr int kThreads = kTriangleThreads;
   struct Args {
     std::int64_t k, ld;
     double* x;
+    double diagonal = 1.0;
   };
   static Launch launch(const Args& args) { return {triangle_blocks(args.k), 0, 1}; }
   ARROWSCHUR_HD static void run(int, std::int64_t block, int thread, double*, const Args& args) {
     const auto [c, first] = triangle_block(block, args.k);
     const std::int64_t end = smaller(args.ld, first + kTriangleLines);
     for (std::int64_t r = first + 2 * thread; r < end; r += 2 * kThreads) {
-      store_pair<true>(args.x + c * args.ld + r, {r == c ? 1.0 : 0.0, r + 1 == c ? 1.0 : 0.0});
+      store_pair<true>(args.x + c * args.ld + r, {r == c ? args.diagonal : 0.0, r + 1 == c ? args.diagonal : 0.0});
     }
   }
 };

@@ -5,9 +5,7 @@
 // by all threads at once from shared memory. B is read once, W written once.
 #pragma once
 
-#include "geometry.hpp"
-#include "linalg/gershgorin.hpp"
-#include "row_block.hpp"
+#include "block_factors.hpp"
 
 namespace arrowschur::kernels {
 
@@ -42,6 +40,19 @@ struct WhitenArgs {
   ArrowschurBuildRecord* record;
 };
 
+// The row blocks of a block, `report` where their failures are to be recorded: once, not for each tile of columns.
+struct WhitenSource {
+  const WhitenArgs& args;
+  std::int64_t first;
+  int count;
+  bool report;
+
+  ARROWSCHUR_HD const double* block(int slot) const { return args.a + entry_of(args.rows, first + slot); }
+  ARROWSCHUR_HD void failed(int slot, int pivot) const {
+    if (report) report_row(args.record, row_of(args.rows, first + slot), pivot, block(slot), args.rows.d, args.ridge);
+  }
+};
+
 template <int D>
 struct FactorAndWhiten {
   using Args = WhitenArgs;
@@ -49,129 +60,43 @@ struct FactorAndWhiten {
   static constexpr int kRows = D <= 16 ? 32 / D : 1;  // row blocks of a block
   static constexpr int kColumns = D <= 16 ? 2 : 1;  // 2 x 32 numbers would be half of all registers
   static constexpr int kResident = D <= 2 ? 5 : D <= 4 || D == 12 || D == 16 ? 4 : 2;
-  static constexpr bool kInRegisters = D <= kExactDepths;
-
-  // Shared memory: the factors, row-major with lines of d, their reciprocal diagonals, their first bad pivots (-1: none).
-  static constexpr int kInverse = kRows * D * D;
-  static constexpr int kPivot = kInverse + kRows * D;
-  static constexpr int kShared = kPivot + kRows;
+  using Factors = BlockFactors<D, kRows>;
 
   ARROWSCHUR_HD static constexpr std::int64_t tiles(std::int64_t k) {
     return larger(1, ceil_div(k, kColumns * kThreads));
   }
 
   static Launch launch(const Args& args) {
-    return {ceil_div(args.rows.n, kRows) * tiles(args.k), kShared, kInRegisters ? 2 : 2 * args.rows.d + 2};
+    return {ceil_div(args.rows.n, kRows) * tiles(args.k), Factors::kShared, Factors::phases(args.rows.d) + 1};
   }
 
   ARROWSCHUR_HD static void run(int phase, std::int64_t block, int thread, double* shared, const Args& args) {
-    const int d = kInRegisters ? D : args.rows.d;
+    const int d = Factors::kInRegisters ? D : args.rows.d;
     const std::int64_t count = tiles(args.k), tile = block % count, first = block / count * kRows;
-    const int last = kInRegisters ? 1 : 2 * d + 1;
-    if (phase == last) {
-      if (tile == 0) store(first, thread, d, shared, args);
-      return whiten(first, tile, thread, d, shared, args);
+    if (phase < Factors::phases(d)) {
+      const auto present = static_cast<int>(smaller(kRows, args.rows.n - first));
+      return Factors::run(phase, thread, kThreads, d, args.ridge, shared,
+                          WhitenSource{args, first, present, tile == 0});
     }
-    if constexpr (kInRegisters) {
-      if (thread < kRows && first + thread < args.rows.n) factor(first, tile, thread, shared, args);
-    } else {
-      if (phase == 0) return load(first, thread, d, shared, args);
-      // A warp for each row block, a lane for each of its lines.
-      const int slot = thread / 32;
-      if (slot < kRows && first + slot < args.rows.n) column(phase, first, tile, slot, thread % 32, d, shared, args);
-    }
+    if (tile == 0) store(first, thread, d, shared, args);
+    whiten(first, tile, thread, d, shared, args);
   }
 
  private:
-  ARROWSCHUR_HD static void report(std::int64_t row_block, int pivot, int d, const Args& args) {
-    ArrowschurBuildRecord* const record = args.record;
-    const LowerEntry entry{args.a + entry_of(args.rows, row_block), d};
-    atomic_or(&record->failed, ARROWSCHUR_ROWS_FAILED);
-    atomic_add(&record->failing_rows, 1);
-    atomic_min(&record->first_failure,
-               static_cast<std::uint64_t>(row_of(args.rows, row_block)) << 8 | static_cast<std::uint64_t>(pivot));
-    atomic_max(&record->bump, linalg::ridge_bump(linalg::discs_of(d, entry), d, args.ridge));
-  }
-
-  // One thread, one block, in registers.
-  ARROWSCHUR_HD static void factor(std::int64_t first, std::int64_t tile, int slot, double* shared, const Args& args) {
-    if constexpr (kInRegisters) {
-      const double* a = args.a + entry_of(args.rows, first + slot);
-      double l[D * (D + 1) / 2], inverse[D];
-      ARROWSCHUR_UNROLL
-      for (int r = 0; r < D; ++r) {
-        ARROWSCHUR_UNROLL
-        for (int c = 0; c < D; ++c) {
-          if (c <= r) l[packed_at(r, c)] = a[r * D + c];
-        }
-      }
-      const int pivot = cholesky<D>(l, args.ridge, inverse);
-      shared[kPivot + slot] = pivot;
-      if (pivot >= 0 && tile == 0) report(first + slot, pivot, D, args);
-      ARROWSCHUR_UNROLL
-      for (int r = 0; r < D; ++r) {
-        shared[kInverse + slot * D + r] = pivot < 0 ? inverse[r] : quiet_nan();
-        ARROWSCHUR_UNROLL
-        for (int c = 0; c < D; ++c) {
-          if (c <= r) shared[slot * D * D + r * D + c] = pivot < 0 ? l[packed_at(r, c)] : quiet_nan();
-        }
-      }
-    } else {
-      (void)first, (void)tile, (void)slot, (void)shared, (void)args;
-    }
-  }
-
-  // Lower triangles to shared memory.
-  ARROWSCHUR_HD static void load(std::int64_t first, int thread, int d, double* shared, const Args& args) {
-    for (int e = thread; e < kRows * d * d; e += kThreads) {
-      const int slot = e / (d * d), r = e % (d * d) / d, c = e % d;
-      if (first + slot >= args.rows.n || c > r) continue;
-      shared[slot * D * D + r * d + c] = args.a[entry_of(args.rows, first + slot) + r * d + c];
-    }
-    if (thread < kRows) shared[kPivot + thread] = -1.0;
-  }
-
-  // Column j in two phases. First every line r >= j subtracts its products with the columns before j; then the lines below
-  // are divided. The diagonal entry stays the pivot itself, since all of them read it; its root is taken by store().
-  ARROWSCHUR_HD static void column(int phase, std::int64_t first, std::int64_t tile, int slot, int r, int d,
-                                   double* shared, const Args& args) {
-    const int j = (phase - 1) / 2;
-    if (r < j || r >= d) return;
-    double* const l = shared + slot * D * D;
-    if (phase % 2 == 1) {
-      const double start = r == j ? l[j * d + j] + args.ridge : l[r * d + j];
-      l[r * d + j] = minus_products(start, l + r * d, l + j * d, j);
-      return;
-    }
-    const double pivot = l[j * d + j], inverse = 1.0 / std::sqrt(pivot);
-    if (r > j) {
-      l[r * d + j] *= inverse;
-      return;
-    }
-    shared[kInverse + slot * D + j] = inverse;
-    double& bad = shared[kPivot + slot];
-    if (!good_pivot(pivot) && bad < 0.0) {
-      bad = j;
-      if (tile == 0) report(first + slot, j, d, args);
-    }
-  }
-
-  ARROWSCHUR_HD static bool failed(const double* shared, int slot) { return shared[kPivot + slot] >= 0.0; }
-
   ARROWSCHUR_HD static void store(std::int64_t first, int thread, int d, const double* shared, const Args& args) {
     for (int e = thread; e < kRows * d * d; e += kThreads) {
       const int slot = e / (d * d), r = e % (d * d) / d, c = e % d;
       if (first + slot >= args.rows.n || c > r) continue;
-      double value = shared[slot * D * D + r * d + c];
-      if (!kInRegisters && r == c) value = std::sqrt(value);
-      if (failed(shared, slot)) value = quiet_nan();
+      double value = Factors::factor_of(shared, slot)[r * d + c];
+      if (!Factors::kInRegisters && r == c) value = std::sqrt(value);
+      if (Factors::failed(shared, slot)) value = quiet_nan();
       args.l[entry_of(args.rows, first + slot) + r * d + c] = value;
     }
     for (int e = thread; e < kRows * d; e += kThreads) {
       const int slot = e / d, r = e % d;
       if (first + slot >= args.rows.n) continue;
       args.inverse_diagonal[line_of(args.rows, first + slot) + r] =
-          failed(shared, slot) ? quiet_nan() : shared[kInverse + slot * D + r];
+          Factors::failed(shared, slot) ? quiet_nan() : Factors::inverse_of(shared, slot)[r];
     }
   }
 
@@ -182,11 +107,11 @@ struct FactorAndWhiten {
     if (c >= args.k) return;
     const bool even = kColumns == 2 && args.k % 2 == 0, both = kColumns == 2 && c + 1 < args.k;
     for (int slot = 0; slot < kRows && first + slot < args.rows.n; ++slot) {
-      const bool bad = failed(shared, slot);
+      const bool bad = Factors::failed(shared, slot);
       if (bad && args.w == args.b) continue;
       const std::int64_t at = line_of(args.rows, first + slot) * args.k + c;
-      const double* const l = shared + slot * D * D;
-      const double* const inverse = shared + kInverse + slot * D;
+      const double* const l = Factors::factor_of(shared, slot);
+      const double* const inverse = Factors::inverse_of(shared, slot);
       if (even) {
         solve<true>(l, inverse, d, bad, true, at, args);
       } else {

@@ -10,7 +10,8 @@
 //       ARROWSCHUR_HD static void run(int phase, std::int64_t block, int thread, double* shared, const Args&);
 //     };
 //
-// What a thread keeps from one phase to the next lies in shared memory. So the same code runs on a device, with its
+// What a thread keeps from one phase to the next lies in shared memory; or in registers, if the kernel has a type State of
+// plain numbers, by indices that the compiler knows: `run` is then handed the thread's own before `args`. So the same code runs on a device, with its
 // threads side by side, and on a host, one thread after another in any order (tests/cpp/backend/host_executor.hpp);
 // results that do not depend on that order show that no phase lacks a barrier.
 #pragma once
@@ -29,6 +30,9 @@ struct Launch {
   std::size_t shared_doubles;
   int phases;
 };
+
+template <class Kernel>
+concept HasState = requires { typename Kernel::State; };
 
 ARROWSCHUR_HD constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 ARROWSCHUR_HD constexpr std::int64_t smaller(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
@@ -74,6 +78,42 @@ ARROWSCHUR_HD inline void store_pair(double* p, Pair value, bool both = true) {
 #endif
   p[0] = value.x;
   if (kEven || both) p[1] = value.y;
+}
+
+// ---- copies to shared memory that go on behind the thread's back ----------------------------------------------------------
+// They are ordered in groups: what a thread has asked for up to a commit. After wait_for_copies<n> all its groups but the
+// last n are there, for the thread itself; for others after a barrier. `to` is on 16 bytes.
+template <bool kEven>
+ARROWSCHUR_HD inline void copy_pair(double* to, const double* from, bool both = true) {
+#ifdef __CUDA_ARCH__
+  const auto shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  if constexpr (kEven) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from) : "memory");
+    return;
+  }
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(from) : "memory");
+  if (both) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared + 8), "l"(from + 1) : "memory");
+  } else {
+    to[1] = 0.0;
+  }
+#else
+  to[0] = from[0];
+  to[1] = kEven || both ? from[1] : 0.0;
+#endif
+}
+
+ARROWSCHUR_HD inline void commit_copies() {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int kPending>
+ARROWSCHUR_HD inline void wait_for_copies() {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
 }
 
 // ---- integers that several blocks combine: whatever the order, the same result ----------------------------------------

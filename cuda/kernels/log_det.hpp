@@ -1,5 +1,8 @@
 // E5: log|H + ridges| = 2 sum log L_i[j, j] + 2 sum log L_S[a, a], and the smallest squared pivot, in two kernels: sums of
 // pieces, the sum of those. Nothing is written after a failure.
+//
+// Dual: H with its border eliminated first has the pivots of L_M, and in its rows those of L_i times those of L_C, since
+// A - B M^-1 B' = L C L'.
 #pragma once
 
 #include "geometry.hpp"
@@ -10,6 +13,7 @@ struct LogDetArgs {
   std::int64_t total, k, lds;
   const double* inverse_diagonal;
   const double* s;
+  const double* band;  // diagonal of L_M; null on the direct route
   double* partial;  // [2, pieces]: sums, minima
   ArrowschurBuildRecord* record;
 };
@@ -31,7 +35,7 @@ struct LogDetPieces {
       const std::int64_t end = smaller(size, (block + 1) * pieces.length);
       for (std::int64_t i = block * pieces.length + thread; i < end; i += kThreads) {
         const std::int64_t a = i - args.total;
-        const double pivot = a < 0 ? 1.0 / args.inverse_diagonal[i] : args.s[a * args.lds + a];
+        const double pivot = args.band == nullptr ? direct(i, a, args) : dual(i, a, args);
         sum += std::log(pivot);
         if (pivot < minimum) minimum = pivot;
       }
@@ -44,6 +48,14 @@ struct LogDetPieces {
       fold(folded, args.partial + block, 1, 16, 1, 0, 1);
       args.partial[pieces.count + block] = minimum;
     }
+  }
+
+ private:
+  ARROWSCHUR_HD static double direct(std::int64_t i, std::int64_t a, const Args& args) {
+    return a < 0 ? 1.0 / args.inverse_diagonal[i] : args.s[a * args.lds + a];
+  }
+  ARROWSCHUR_HD static double dual(std::int64_t i, std::int64_t a, const Args& args) {
+    return a < 0 ? args.s[i * args.lds + i] / args.inverse_diagonal[i] : args.band[a];
   }
 };
 

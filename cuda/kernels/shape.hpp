@@ -29,14 +29,38 @@ inline const char* complaint(const ArrowschurDeviceSystem& s) {
   }
 }
 
+// What is wrong with a batch, from its entries on the host; null where nothing is.
+inline const char* complaint(const ArrowschurDeviceBatch& batch) {
+  if (batch.count < 0 || batch.count > kMostBlocks) return "a number of systems that no grid holds";
+  if (batch.count > 0 && batch.host_entries == nullptr) return "systems without entries";
+  for (std::int64_t i = 0; i < batch.count; ++i) {
+    const ArrowschurBatchEntry& e = batch.host_entries[i];
+    if (e.d < 1 || e.d > ARROWSCHUR_DEVICE_MAX_DEPTH) return "a depth that has no kernel";
+    if (e.k < 0 || e.k > ARROWSCHUR_BATCH_MAX_BORDER) return "a border that is too wide for a batch";
+    if (e.n < 0 || e.n > kMostBlocks) return "a system that is too large for a batch";
+    if (e.a < 0 || e.b < 0 || e.m < 0 || e.x < 0) return "a negative offset";
+  }
+  return nullptr;
+}
+
+// The same for the dual route of a system.
+inline const char* dual_complaint(const ArrowschurDeviceSystem& s) {
+  if (const char* words = complaint(s)) return words;
+  if (s.border_form != ARROWSCHUR_BORDER_BANDED) return "the dual route of a border that is not banded";
+  if (s.border_width > ARROWSCHUR_DUAL_MAX_WIDTH) return "the dual route of a band that is too wide";
+  if (s.k > std::int64_t{1} << 30) return "a band with more columns than the backend counts";
+  return fits(s.total, s.total, s.n) ? nullptr : "the shape is larger than the backend's indices";
+}
+
 // Workspace of a system: the kernels' or the border factorization's, an int for its verdict and what the library takes.
 inline constexpr std::size_t kInfoBytes = 256;
-constexpr std::size_t workspace_bytes(std::int64_t total, std::int64_t k, std::size_t library_bytes) {
-  const auto own = static_cast<std::size_t>(workspace_doubles(total, k)) * sizeof(double);
+constexpr std::size_t workspace_bytes(std::int64_t total, std::int64_t k, std::int64_t order,
+                                      std::size_t library_bytes) {
+  const auto own = static_cast<std::size_t>(workspace_doubles(total, k, order)) * sizeof(double);
   return own > kInfoBytes + library_bytes ? own : kInfoBytes + library_bytes;
 }
-constexpr std::size_t inverse_bytes(std::int64_t k, bool full) {
-  return static_cast<std::size_t>(inverse_doubles(k, full)) * sizeof(double);
+constexpr std::size_t inverse_bytes(std::int64_t order, bool full) {
+  return static_cast<std::size_t>(inverse_doubles(order, full)) * sizeof(double);
 }
 
 }  // namespace arrowschur::kernels

@@ -1,50 +1,25 @@
 // The stages of the table as sequences of kernels and library calls, written once for the device and for the host.
-//
-// A queue has, each returning an ARROWSCHUR_DEVICE_ status:
-//     template <class Kernel> int run(const typename Kernel::Args&)   nothing where the launch has no blocks
-//     int subtract_gram(k, lines, w, s, lds)     S -= W'W, lower triangle of the column-major S; W row-major [lines, k]
-//     int cholesky(k, s, lds, info, workspace)   S = L L' in place, lower; *info 0 or the failing pivot from 1 on
-//     int solve_lower(k, l, lds, x, ldx)         X = L^-1 X, [k, k]
 #pragma once
 
 #include "apply_h.hpp"
+#include "band_factor.hpp"
+#include "band_sweep.hpp"
+#include "batch_stages.hpp"
 #include "border_solve.hpp"
+#include "calls.hpp"
 #include "diagonal_inverses.hpp"
 #include "expand.hpp"
 #include "factor_and_whiten.hpp"
+#include "line_products.hpp"
 #include "log_det.hpp"
 #include "reduce_rhs.hpp"
+#include "schur_stages.hpp"
 #include "suggest_bump.hpp"
+#include "tridiagonal_factor.hpp"
+#include "tridiagonal_solve.hpp"
 #include "vectors.hpp"
 
 namespace arrowschur::kernels {
-
-using System = ArrowschurDeviceSystem;
-using Factor = ArrowschurDeviceFactor;
-
-inline Border border_of(const System& s) {
-  return {s.border_form, s.k, s.border_form == ARROWSCHUR_BORDER_DENSE ? 0 : s.border_width, s.border};
-}
-
-// Calls until one fails.
-template <class Queue>
-class Calls {
- public:
-  explicit Calls(Queue& queue) : queue_(queue) {}
-  template <class Kernel>
-  void run(const typename Kernel::Args& args) {
-    if (status_ == ARROWSCHUR_DEVICE_OK) status_ = queue_.template run<Kernel>(args);
-  }
-  template <class F>
-  void call(F&& f) {
-    if (status_ == ARROWSCHUR_DEVICE_OK) status_ = f(queue_);
-  }
-  int status() const { return status_; }
-
- private:
-  Queue& queue_;
-  int status_ = ARROWSCHUR_DEVICE_OK;
-};
 
 template <class Queue>
 int factor_and_whiten(Queue& queue, const System& s, double ridge_t, const Factor& f) {
@@ -67,19 +42,62 @@ int reduce(Queue& queue, const System& s, const Factor& f) {
   return calls.status();
 }
 
+// out_t = L_M^-1 in_t for `lines` lines, or L_M^-T in_t.
+template <bool kDown, class Queue>
+void sweep(Calls<Queue>& calls, const System& s, const Factor& f, std::int64_t lines, const double* in, double* out) {
+  const SweepArgs args{lines, s.k, s.border_width, f.band_factor, in, out, f.record};
+  if (s.border_width == 0) {
+    calls.template run<DiagonalSweep>({args, false});
+  } else if (s.border_width == 1) {
+    calls.template run<BandSweep<kDown, true>>(args);
+  } else {
+    calls.template run<BandSweep<kDown, false>>(args);
+  }
+}
+
+// Y1: L_M, Z = W L_M^-T, C - I = -Z Z', V = Z L_M^-1. The identity is added by factor_border.
+template <class Queue>
+int dual_reduce(Queue& queue, const System& s, double ridge_beta, const Factor& f) {
+  Calls calls(queue);
+  const BandArgs band{s.k, s.border_width, ridge_beta, s.border, f.band_factor, f.record};
+  if (s.border_width == 0) {
+    calls.template run<DiagonalFactor>(band);
+  } else if (s.border_width == 1) {
+    calls.template run<TridiagonalFactor>(band);
+  } else if (s.border_width <= kNarrowBand) {
+    calls.template run<BandFactor<32>>(band);
+  } else {
+    calls.template run<BandFactor<256>>(band);
+  }
+  sweep<true>(calls, s, f, s.total, f.w, f.v);
+  if (s.k == 0) {
+    calls.template run<SetIdentity>({s.total, f.lds, f.s, 0.0});
+  } else if (s.total > 0) {
+    calls.call([&](Queue& q) { return q.minus_outer(s.total, s.k, f.v, f.s, f.lds); });
+  }
+  sweep<false>(calls, s, f, s.total, f.v, f.v);
+  return calls.status();
+}
+
 // `workspace`: an int first, the library's from `library_workspace` on.
 template <class Queue>
 int factor_border(Queue& queue, const System& s, double ridge_beta, const Factor& f, int* info, void* workspace) {
+  const std::int64_t order = order_of(s, f);
   Calls calls(queue);
-  calls.template run<AddRidge>({s.k, f.lds, ridge_beta, f.s0, f.s, f.record});
-  if (s.k > 0) calls.call([&](Queue& q) { return q.cholesky(s.k, f.s, f.lds, info, workspace); });
-  calls.template run<CheckBorder>({s.k, f.lds, f.s, info, f.record});
+  if (dual(f)) {
+    calls.template run<AddRidge>({order, f.lds, 1.0, f.s, f.s, f.record});
+  } else {
+    calls.template run<AddRidge>({order, f.lds, ridge_beta, f.s0, f.s, f.record});
+  }
+  if (order > 0) calls.call([&](Queue& q) { return q.cholesky(order, f.s, f.lds, info, workspace); });
+  calls.template run<CheckBorder>({order, f.lds, f.s, info, f.record});
   return calls.status();
 }
 
 template <class Queue>
 int log_det(Queue& queue, const System& s, const Factor& f, double* workspace) {
-  const LogDetArgs args{s.total, s.k, f.lds, f.inverse_diagonal, f.s, workspace, f.record};
+  const LogDetArgs args{s.total,   s.k,     f.lds, f.inverse_diagonal, f.s, dual(f) ? f.band_factor : nullptr,
+                        workspace, f.record};
   Calls calls(queue);
   calls.template run<LogDetPieces>(args);
   calls.template run<LogDetTotal>(args);
@@ -88,12 +106,13 @@ int log_det(Queue& queue, const System& s, const Factor& f, double* workspace) {
 
 template <class Queue>
 int prepare_border_solve(Queue& queue, const System& s, const Factor& f) {
+  const std::int64_t order = order_of(s, f);
   Calls calls(queue);
   if (f.full_inverse == 0) {
-    calls.template run<InvertDiagonalBlocks>({s.k, f.lds, f.s, f.border_inverses, f.record});
-  } else if (s.k > 0) {
-    calls.template run<SetIdentity>({s.k, padded(s.k), f.border_inverses});
-    calls.call([&](Queue& q) { return q.solve_lower(s.k, f.s, f.lds, f.border_inverses, padded(s.k)); });
+    calls.template run<InvertDiagonalBlocks>({order, f.lds, f.s, f.border_inverses, f.record});
+  } else if (order > 0) {
+    calls.template run<SetIdentity>({order, padded(order), f.border_inverses});
+    calls.call([&](Queue& q) { return q.solve_lower(order, f.s, f.lds, f.border_inverses, padded(order)); });
   }
   return calls.status();
 }
@@ -108,6 +127,28 @@ int suggest_bump(Queue& queue, const System& s, double ridge_t, double ridge_bet
   return calls.status();
 }
 
+// out = W'x - y for W [T, k], x [T], y [k].
+template <class Queue>
+void transposed_product(Calls<Queue>& calls, const System& s, const Factor& f, const double* w, const double* x,
+                        const double* y, double* out, double* workspace) {
+  const Tiling tiling = tiling_of(s.total, s.k);
+  calls.template run<TransposedProduct>({tiling, w, x, workspace, f.record});
+  calls.template run<AddPartials>({s.k, tiling.chunks, workspace, y, out, f.record});
+}
+
+// m = (M + ridge_beta I)^-1 g, [k] each.
+template <class Queue>
+void solve_band(Calls<Queue>& calls, const System& s, const Factor& f, const double* g, double* m) {
+  if (s.border_width == 0) {
+    calls.template run<DiagonalSweep>({{1, s.k, 0, f.band_factor, g, m, f.record}, true});
+  } else if (s.border_width == 1) {
+    calls.template run<TridiagonalSolve>({s.k, f.band_factor, g, m, f.record});
+  } else {
+    sweep<true>(calls, s, f, 1, g, m);
+    sweep<false>(calls, s, f, 1, m, m);
+  }
+}
+
 template <class Queue>
 int reduce_rhs(Queue& queue, const System& s, const Factor& f, const double* g, double* out, double* workspace) {
   Calls calls(queue);
@@ -115,34 +156,42 @@ int reduce_rhs(Queue& queue, const System& s, const Factor& f, const double* g, 
     const RowVectorArgs args{s.rows[group], f.l, f.inverse_diagonal, g, out, f.record};
     with_depth(args.rows.d, [&]<int D> { return calls.template run<WhitenVector<D>>(args), 0; });
   }
-  const Tiling tiling = tiling_of(s.total, s.k);
-  calls.template run<TransposedProduct>({tiling, f.w, out, workspace, f.record});
-  calls.template run<AddPartials>({s.k, tiling.chunks, workspace, g + s.total, out + s.total, f.record});
+  double* const border = out + s.total;
+  if (dual(f)) {
+    solve_band(calls, s, f, g + s.total, border);
+    calls.template run<LineProducts>({s.total, s.k, f.w, border, out, -1.0, out, f.record});
+  } else {
+    transposed_product(calls, s, f, f.w, out, g + s.total, border, workspace);
+  }
   return calls.status();
 }
 
 template <class Queue>
 int border_solve(Queue& queue, const System& s, const Factor& f, double* x, double* workspace) {
   Calls calls(queue);
+  const std::int64_t order = order_of(s, f);
   if (f.full_inverse != 0) {
-    const InverseArgs args{s.k, padded(s.k), f.border_inverses, x, workspace, f.record};
+    const InverseArgs args{order, padded(order), f.border_inverses, x, workspace, f.record};
     calls.template run<InverseTiles>(args);
     calls.template run<InverseSums>(args);
     calls.template run<InverseTransposed>(args);
     return calls.status();
   }
-  StepArgs args{s.k, f.lds, 0, f.s, f.border_inverses, x, f.record};
-  const std::int64_t blocks = diagonal_blocks(s.k);
+  StepArgs args{order, f.lds, 0, f.s, f.border_inverses, x, f.record};
+  const std::int64_t blocks = diagonal_blocks(order);
   for (args.step = 0; args.step < blocks; ++args.step) calls.template run<ForwardStep>(args);
   for (args.step = blocks - 1; args.step >= 0; --args.step) calls.template run<BackwardStep>(args);
   return calls.status();
 }
 
 template <class Queue>
-int expand(Queue& queue, const System& s, const Factor& f, double* x) {
+int expand(Queue& queue, const System& s, const Factor& f, double* x, double* workspace) {
   Calls calls(queue);
+  // Dual: dbeta = V w - m first, then dt = -L^-T w, to which the border adds no columns.
+  if (dual(f)) transposed_product(calls, s, f, f.v, x, x + s.total, x + s.total, workspace);
+  const std::int64_t columns = dual(f) ? 0 : s.k;
   for (int group = 0; group < s.groups; ++group) {
-    const ExpandArgs args{s.rows[group], s.k, f.l, f.inverse_diagonal, f.w, x + s.total, x, f.record};
+    const ExpandArgs args{s.rows[group], columns, f.l, f.inverse_diagonal, f.w, x + s.total, x, f.record};
     with_depth(args.rows.d, [&]<int D> { return calls.template run<Expand<D>>(args), 0; });
   }
   return calls.status();

@@ -14,6 +14,16 @@ int reduce(const System* system, const Factor* factor, void*, void* stream) noex
                    [&](DeviceQueue& queue) { return kernels::reduce(queue, *system, *factor); });
 }
 
+int dual_reduce(const System* system, double ridge_beta, const Factor* factor, void*, void* stream) noexcept {
+  if (system != nullptr) {
+    if (const char* words = kernels::dual_complaint(*system)) {
+      return fail(ARROWSCHUR_DEVICE_INVALID, std::string("dual_reduce: ") + words);
+    }
+  }
+  return on_system(system, stream, "dual_reduce",
+                   [&](DeviceQueue& queue) { return kernels::dual_reduce(queue, *system, ridge_beta, *factor); });
+}
+
 int factor_border(const System* system, double ridge_beta, const Factor* factor, void* workspace,
                   void* stream) noexcept {
   return on_system(system, stream, "factor_border", [&](DeviceQueue& queue) {

@@ -24,9 +24,17 @@ template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, resident_blocks<Kernel>())
     phases(const __grid_constant__ typename Kernel::Args args, const int count) {
   extern __shared__ __align__(16) double shared[];
-  for (int phase = 0; phase < count; ++phase) {
-    if (phase > 0) __syncthreads();
-    Kernel::run(phase, blockIdx.x, static_cast<int>(threadIdx.x), shared, args);
+  if constexpr (kernels::HasState<Kernel>) {
+    typename Kernel::State state;
+    for (int phase = 0; phase < count; ++phase) {
+      if (phase > 0) __syncthreads();
+      Kernel::run(phase, blockIdx.x, static_cast<int>(threadIdx.x), shared, state, args);
+    }
+  } else {
+    for (int phase = 0; phase < count; ++phase) {
+      if (phase > 0) __syncthreads();
+      Kernel::run(phase, blockIdx.x, static_cast<int>(threadIdx.x), shared, args);
+    }
   }
 }
 
@@ -41,14 +49,23 @@ class DeviceQueue {
     if (launch.blocks > kernels::kMostBlocks) {
       return fail(ARROWSCHUR_DEVICE_INVALID, std::string(stage_) + ": more blocks than a grid holds");
     }
-    phases<Kernel><<<static_cast<unsigned>(launch.blocks), Kernel::kThreads, launch.shared_doubles * sizeof(double),
-                     stream_.get()>>>(args, launch.phases);
+    const std::size_t shared = launch.shared_doubles * sizeof(double);
+    if (launch.shared_doubles > kernels::kSharedDoubles) {
+      const cudaError_t error = cudaFuncSetAttribute(phases<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                     static_cast<int>(shared));
+      if (const int status = check(error, stage_)) return status;
+    }
+    phases<Kernel><<<static_cast<unsigned>(launch.blocks), Kernel::kThreads, shared, stream_.get()>>>(args,
+                                                                                                      launch.phases);
     ++stream_.counters().kernel_launches;
     return check(cudaGetLastError(), stage_);
   }
 
   int subtract_gram(std::int64_t k, std::int64_t lines, const double* w, double* s, std::int64_t lds) {
     return stream_.subtract_gram(k, lines, w, s, lds);
+  }
+  int minus_outer(std::int64_t lines, std::int64_t k, const double* z, double* c, std::int64_t ldc) {
+    return stream_.minus_outer(lines, k, z, c, ldc);
   }
   int cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void* workspace) {
     return stream_.cholesky(k, s, lds, info, workspace);

@@ -13,7 +13,7 @@ namespace arrowschur::cuda {
 
 struct MathLibraries {
   // enum values of both libraries
-  static constexpr int kLower = 0, kLeft = 0, kNoTranspose = 0, kNonUnit = 0;
+  static constexpr int kLower = 0, kLeft = 0, kNoTranspose = 0, kTranspose = 1, kNonUnit = 0;
   static constexpr int kFloat64 = 1;  // CUDA_R_64F
 
   int (*cublas_create)(void** handle) = nullptr;

@@ -23,6 +23,14 @@ int copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, voi
   return status;
 }
 
+// The numbers 1 and 2 are those of the runtime, too: cudaStreamLegacy, cudaStreamPerThread. 0 says neither.
+int external_stream(std::uint64_t number, cudaStream_t* stream) noexcept {
+  if (number == 0)
+    return fail(ARROWSCHUR_DEVICE_INVALID, "stream 0 of the caller: 1 is the legacy one, 2 the thread's");
+  *stream = reinterpret_cast<cudaStream_t>(static_cast<std::uintptr_t>(number));
+  return ARROWSCHUR_DEVICE_OK;
+}
+
 }  // namespace
 
 int stream_create(void** stream) noexcept {
@@ -51,6 +59,35 @@ int stream_synchronize(void* stream) noexcept {
 int counters(void* stream, ArrowschurDeviceCounters* counters) noexcept {
   if (stream == nullptr) return null_handle("stream");
   *counters = static_cast<Stream*>(stream)->counters();
+  return ARROWSCHUR_DEVICE_OK;
+}
+
+int stream_wait_external(void* stream, std::uint64_t external) noexcept {
+  int status = ARROWSCHUR_DEVICE_OK;
+  cudaStream_t other = nullptr;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  if (const int refused = external_stream(external, &other)) return refused;
+  return s->wait_for(other);
+}
+
+int external_wait_stream(std::uint64_t external, void* stream) noexcept {
+  int status = ARROWSCHUR_DEVICE_OK;
+  cudaStream_t other = nullptr;
+  Stream* const s = stream_of(stream, &status);
+  if (s == nullptr) return status;
+  if (const int refused = external_stream(external, &other)) return refused;
+  return s->let_wait(other);
+}
+
+int memory_ordinal(const void* memory, std::int32_t* ordinal) noexcept {
+  if (const int status = bind()) return status;
+  cudaPointerAttributes attributes{};
+  if (const int status = check(cudaPointerGetAttributes(&attributes, memory), "cudaPointerGetAttributes")) {
+    return status;
+  }
+  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  *ordinal = on_device ? attributes.device : -1;
   return ARROWSCHUR_DEVICE_OK;
 }
 

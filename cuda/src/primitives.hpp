@@ -14,6 +14,9 @@ int stream_create(void** stream) noexcept;
 int stream_destroy(void* stream) noexcept;
 int stream_synchronize(void* stream) noexcept;
 int counters(void* stream, ArrowschurDeviceCounters* counters) noexcept;
+int stream_wait_external(void* stream, std::uint64_t external) noexcept;
+int external_wait_stream(std::uint64_t external, void* stream) noexcept;
+int memory_ordinal(const void* memory, std::int32_t* ordinal) noexcept;
 
 int allocate(void** memory, std::size_t bytes, void* stream) noexcept;
 int release(void* memory, void* stream) noexcept;

@@ -17,9 +17,10 @@ int border_solve(const System* system, const Factor* factor, double* x, void* wo
   });
 }
 
-int expand(const System* system, const Factor* factor, double* x, void*, void* stream) noexcept {
-  return on_system(system, stream, "expand",
-                   [&](DeviceQueue& queue) { return kernels::expand(queue, *system, *factor, x); });
+int expand(const System* system, const Factor* factor, double* x, void* workspace, void* stream) noexcept {
+  return on_system(system, stream, "expand", [&](DeviceQueue& queue) {
+    return kernels::expand(queue, *system, *factor, x, static_cast<double*>(workspace));
+  });
 }
 
 }  // namespace arrowschur::cuda

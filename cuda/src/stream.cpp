@@ -39,6 +39,9 @@ int Stream::make() noexcept {
           check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags")) {
     return status;
   }
+  if (const int status = check(cudaEventCreateWithFlags(&fence_, cudaEventDisableTiming), "cudaEventCreateWithFlags")) {
+    return status;
+  }
   std::size_t bytes = 0;
   if (const int status = cublas_workspace_bytes(&bytes)) return status;
   if (const int status = allocate_from_pool(&workspace_, bytes, stream_)) return status;
@@ -71,6 +74,7 @@ Stream::~Stream() {
   if (cusolver_ != nullptr) libraries->cusolver_destroy(cusolver_);
   if (cublas_ != nullptr) libraries->cublas_destroy(cublas_);
   if (workspace_ != nullptr) cudaFreeAsync(workspace_, stream_);
+  if (fence_ != nullptr) cudaEventDestroy(fence_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
   cudaGetLastError();
 }
@@ -129,6 +133,20 @@ int Stream::launch(const Graph& graph) noexcept {
   return ARROWSCHUR_DEVICE_OK;
 }
 
+// ---- other streams ----------------------------------------------------------------------------------------------------
+// A wait is for the event as it was recorded last before it: one event serves any number of them.
+int Stream::wait_for(cudaStream_t other) noexcept {
+  if (const int status = not_in_a_capture("another stream waited for")) return status;
+  if (const int status = check(cudaEventRecord(fence_, other), "cudaEventRecord")) return status;
+  return check(cudaStreamWaitEvent(stream_, fence_, 0), "cudaStreamWaitEvent");
+}
+
+int Stream::let_wait(cudaStream_t other) noexcept {
+  if (const int status = not_in_a_capture("another stream let wait")) return status;
+  if (const int status = check(cudaEventRecord(fence_, stream_), "cudaEventRecord")) return status;
+  return check(cudaStreamWaitEvent(other, fence_, 0), "cudaStreamWaitEvent");
+}
+
 // ---- libraries --------------------------------------------------------------------------------------------------------
 // W is row-major [lines, k]: to the library the k x lines matrix W', of which W'W is the symmetric rank-`lines` product.
 int Stream::subtract_gram(std::int64_t k, std::int64_t lines, const double* w, double* s, std::int64_t lds) noexcept {
@@ -136,6 +154,15 @@ int Stream::subtract_gram(std::int64_t k, std::int64_t lines, const double* w, d
   ++counters_.kernel_launches;
   return check_library(math()->syrk(cublas_, MathLibraries::kLower, MathLibraries::kNoTranspose, k, lines, &minus_one,
                                     w, k, &one, s, lds),
+                       "cublasDsyrk");
+}
+
+// Z is row-major [lines, k]: to the library k x lines, and its transpose the factor of the product.
+int Stream::minus_outer(std::int64_t lines, std::int64_t k, const double* z, double* c, std::int64_t ldc) noexcept {
+  const double minus_one = -1.0, zero = 0.0;
+  ++counters_.kernel_launches;
+  return check_library(math()->syrk(cublas_, MathLibraries::kLower, MathLibraries::kTranspose, lines, k, &minus_one, z,
+                                    k, &zero, c, ldc),
                        "cublasDsyrk");
 }
 

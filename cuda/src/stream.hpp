@@ -34,8 +34,13 @@ class Stream {
   int capture_end(Graph** graph) noexcept;
   int launch(const Graph& graph) noexcept;
 
+  // Orders this stream's work and that of another one, by an event.
+  int wait_for(cudaStream_t other) noexcept;
+  int let_wait(cudaStream_t other) noexcept;
+
   // ---- library calls of the stages (kernels/stages.hpp) ----
   int subtract_gram(std::int64_t k, std::int64_t lines, const double* w, double* s, std::int64_t lds) noexcept;
+  int minus_outer(std::int64_t lines, std::int64_t k, const double* z, double* c, std::int64_t ldc) noexcept;
   int cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void* workspace) noexcept;
   int solve_lower(std::int64_t k, const double* l, std::int64_t lds, double* x, std::int64_t ldx) noexcept;
 
@@ -44,6 +49,7 @@ class Stream {
   int make() noexcept;
 
   cudaStream_t stream_ = nullptr;
+  cudaEvent_t fence_ = nullptr;
   void* cublas_ = nullptr;
   void* cusolver_ = nullptr;
   void* params_ = nullptr;

@@ -23,6 +23,7 @@ from ._borders import (
 )
 from ._core import __version__
 from ._cross import BlockSparseCross, KroneckerCross, OperatorCross
+from ._device_arrays import DeviceArray, DeviceSystem
 from ._errors import (
     ArrowError,
     CertificateError,
@@ -40,7 +41,15 @@ from ._errors import (
     UnsupportedConfiguration,
 )
 from ._factor import ArrowFactor, factorize
-from ._frame import ArrowFrame, BaseArrowFrame, FrameFactors, FrameStep, newton_step_reupload
+from ._frame import (
+    ArrowFrame,
+    BaseArrowFrame,
+    FrameCandidate,
+    FrameFactors,
+    FramePlan,
+    FrameStep,
+    newton_step_reupload,
+)
 from ._inner_loop import (
     DenseReferenceStep,
     InnerFit,
@@ -117,11 +126,15 @@ __all__ = [
     "CorrectionError",
     "DenseBorder",
     "DenseReferenceStep",
+    "DeviceArray",
     "DeviceError",
+    "DeviceSystem",
     "DeviceUnavailableError",
     "DiagonalBorder",
     "EscalationOptions",
+    "FrameCandidate",
     "FrameFactors",
+    "FramePlan",
     "FrameStep",
     "FramedKroneckerBorder",
     "InnerFit",

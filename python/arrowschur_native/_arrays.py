@@ -57,8 +57,8 @@ def as_array(value: Any, name: str) -> Array:
 def _device_memory(name: str) -> UnsupportedConfiguration:
     return UnsupportedConfiguration(
         feature=f"{name} in device memory",
-        route="this version, which solves on the CPU only",
-        hint="copy the array to the host first",
+        route="an argument that is read on the host",
+        hint="frames take DeviceSystem and gradients on the device; elsewhere copy the array to the host first",
     )
 
 

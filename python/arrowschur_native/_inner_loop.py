@@ -165,6 +165,9 @@ class InnerFit(_Printed):
     status : {'converged', 'max_iterations', 'ridge_exhausted', 'no_progress'}
     ridge_t, ridge_beta : float
         Where the schedule ended.
+    route : str
+        Of the last factor: that of a plan on the CPU, `'direct'` or `'dual'` on a device. Empty where nothing was
+        accepted, and for the references.
     execution_path : str
         Where the accepted work ran: `'cpu'`, `'gpu-reupload'`, `'gpu-resident-linearization'` or
         `'gpu-resident-full'`. Set after the work, from what ran.
@@ -187,6 +190,7 @@ class InnerFit(_Printed):
     status: str
     ridge_t: float
     ridge_beta: float
+    route: str
     execution_path: str
     backend: str
     unproven_path: str
@@ -238,7 +242,7 @@ class InnerStep(_Printed):
         `log det(H + ridges)`.
     certificate : float
         Normwise backward error against `H + ridges`.
-    execution_path, backend, unproven_path : str
+    route, execution_path, backend, unproven_path : str
         As of `InnerFit`.
     telemetry : Telemetry
         Counters of this call.
@@ -250,6 +254,7 @@ class InnerStep(_Printed):
     gradient_norm: float
     log_det_hessian: float
     certificate: float
+    route: str
     execution_path: str
     backend: str
     unproven_path: str

@@ -8,7 +8,8 @@ namespace {
 
 using namespace py::literals;
 
-// One entry per system: (delta_t, delta_beta, diagnostics, log_det_hessian), or the exception in its place.
+// One entry per system: (delta_t, delta_beta, diagnostics, log_det_hessian, backend, unproven_path), or the exception in
+// its place.
 py::list solve_all(const py::tuple& systems, double ridge_t, double ridge_beta, const SolveOptions& options) {
   std::vector<ArrowSystem> cores;
   cores.reserve(systems.size());
@@ -25,7 +26,7 @@ py::list solve_all(const py::tuple& systems, double ridge_t, double ridge_beta, 
     NewtonStep& step = *result.step;
     out.append(py::make_tuple(adopt(std::move(step.delta_t), system.row_shape()),
                               adopt(std::move(step.delta_beta), system.border_shape()), std::move(step.diagnostics),
-                              result.log_det_hessian));
+                              result.log_det_hessian, result.backend, result.unproven_path));
   }
   return out;
 }

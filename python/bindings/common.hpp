@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -29,6 +30,7 @@ void register_system(py::module_& m);
 void register_newton(py::module_& m);
 void register_batch(py::module_& m);
 void register_factor(py::module_& m);
+void register_device_arrays(py::module_& m);
 void register_frame(py::module_& m);
 void register_telemetry(py::module_& m);
 void register_inner_loop(py::module_& m);
@@ -133,6 +135,7 @@ py::object exception_object(const std::exception_ptr& error);
 
 // ---- plans ----------------------------------------------------------------------------------------------------------
 py::dict candidate_fields(const PlanCandidate& candidate);
+py::object pcg_fields(const std::optional<PcgDiagnostics>& pcg);
 
 // ---- calls that work ------------------------------------------------------------------------------------------------
 // Polls for Ctrl-C while the GIL is released. Only the main thread receives signals, so only it pays for the polling.
@@ -152,14 +155,30 @@ class SignalWatch {
 
 void set_main_thread();  // the calling thread is the one that receives signals
 
-// Runs f without the GIL. f touches no Python object; its result must not either.
+void log_dispatch_notes();  // those that wait, to the package's logger
+
+// Runs f without the GIL. f touches no Python object; its result must not either. What the call has to say of where it ran
+// is logged then.
 template <class F>
 auto released(F&& f) -> decltype(f()) {
   SignalWatch watch;
+  const auto told = [] {
+    if (policy::dispatch_notes_waiting()) log_dispatch_notes();
+  };
   try {
-    // Releasing the GIL is safe here: the arguments of the binding keep every buffer alive, and f sees only C++ views.
-    py::gil_scoped_release nogil;
-    return f();
+    const auto call = [&] {
+      // Releasing the GIL is safe here: the arguments of the binding keep every buffer alive, and f sees only C++ views.
+      py::gil_scoped_release nogil;
+      return f();
+    };
+    if constexpr (std::is_void_v<decltype(f())>) {
+      call();
+      told();
+    } else {
+      auto result = call();
+      told();
+      return result;
+    }
   } catch (const Interrupted& reason) {
     watch.raise_pending(reason);
   }

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
   register_newton(m);
   register_batch(m);
   register_factor(m);
+  register_device_arrays(m);
   register_frame(m);
   register_telemetry(m);
   register_inner_loop(m);

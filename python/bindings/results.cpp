@@ -18,14 +18,6 @@ py::dict plan_fields(const SolvePlan& plan) {
                   "measured_seconds"_a = measured ? py::object(py::float_(plan.measured_seconds)) : py::none());
 }
 
-py::object pcg_fields(const std::optional<PcgDiagnostics>& pcg) {
-  if (!pcg) return py::none();
-  return py::dict("iterations"_a = pcg->iterations, "matvec_calls"_a = pcg->matvec_calls,
-                  "precond_apply_calls"_a = pcg->precond_apply_calls, "stopping_reason"_a = pcg->stopping_reason,
-                  "final_relative_residual"_a = pcg->final_relative_residual, "residual_gap"_a = pcg->residual_gap,
-                  "preconditioner"_a = pcg->preconditioner, "tiers"_a = py::tuple(py::cast(pcg->tiers)));
-}
-
 py::dict diagnostics_fields(const SolveDiagnostics& d) {
   py::dict seconds;
   for (int stage = 0; stage < kStages; ++stage) {
@@ -43,6 +35,14 @@ py::dict diagnostics_fields(const SolveDiagnostics& d) {
 }
 
 }  // namespace
+
+py::object pcg_fields(const std::optional<PcgDiagnostics>& pcg) {
+  if (!pcg) return py::none();
+  return py::dict("iterations"_a = pcg->iterations, "matvec_calls"_a = pcg->matvec_calls,
+                  "precond_apply_calls"_a = pcg->precond_apply_calls, "stopping_reason"_a = pcg->stopping_reason,
+                  "final_relative_residual"_a = pcg->final_relative_residual, "residual_gap"_a = pcg->residual_gap,
+                  "preconditioner"_a = pcg->preconditioner, "tiers"_a = py::tuple(py::cast(pcg->tiers)));
+}
 
 py::dict candidate_fields(const PlanCandidate& c) {
   return py::dict("route"_a = to_string(c.route), "seconds"_a = c.seconds, "flops"_a = c.flops,

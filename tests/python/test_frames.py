@@ -82,8 +82,8 @@ def test_without_a_device_every_device_test_is_a_counted_skip() -> None:
     result = suite("/nowhere.so", "-m", "device", "-k", "test_td_11 or test_td_03")
     assert result.returncode == 0, result.stdout
     assert f"{NO_DEVICE}backend_not_compiled: this build has no CUDA backend" in result.stdout
-    assert "13 skipped" in result.stdout
-    assert "13 tests were skipped for want of a device" in result.stdout
+    assert "33 skipped" in result.stdout
+    assert "33 tests were skipped for want of a device" in result.stdout
 
 
 def test_a_required_device_that_is_missing_is_a_failure() -> None:
@@ -170,6 +170,77 @@ def test_a_base_frame(fake: Path) -> None:
     )
 
 
+def test_routes_of_frames_and_fits(fake: Path) -> None:
+    run(
+        fake,
+        """
+        wide = fixtures.coupled_fixture(20, 2, 800, seed=3, coupling=0.9, border="tridiagonal").system()
+        frame = asn.ArrowFrame.build(wide, 0.5, 0.25)
+        plan = frame.plan
+        assert frame.route == plan.route == frame.step().route == "dual"
+        assert (plan.expected_solves, plan.profile) == (8, "reference")
+        direct, dual, iterative = plan.candidates
+        assert [c.route for c in plan.candidates] == ["direct", "dual", "inexact_pcg"]
+        assert dual.seconds < direct.seconds and dual.peak_bytes < direct.peak_bytes
+        assert direct.why_not == dual.why_not == "" and "by name" in iterative.why_not
+        assert "dual" in repr(plan) and pickle.loads(pickle.dumps(plan)) == plan
+        other = asn.ArrowFrame.build(wide, 0.5, 0.25, route="direct")
+        a, b = frame.step(certificate=True), other.step()
+        assert np.allclose(a.delta_beta, b.delta_beta, rtol=1e-11) and a.certificate < 64 * 2**-52
+        assert np.isclose(frame.log_det_hessian, other.log_det_hessian, rtol=1e-13)
+        once = asn.newton_step_reupload(wide, ridge_t=0.5, ridge_beta=0.25)
+        assert once.route == "dual" and once.delta_beta.tobytes() == a.delta_beta.tobytes()
+        base = asn.BaseArrowFrame(wide)
+        assert base.plan.route == base.factor_at(0.5, 0.25).route == "dual"
+        tight = asn.ArrowFrame.build(wide, 0.5, 0.25, device_memory_limit=direct.peak_bytes - 1, expected_solves=1)
+        assert tight.route == "dual" and "bytes needed" in tight.plan.candidates[0].why_not
+
+        options = asn.PcgOptions(max_iterations=300, relative_tolerance=1e-13)
+        pcg = asn.ArrowFrame.build(wide, 0.5, 0.25, route="inexact_pcg", pcg=options)
+        step = pcg.step(certificate=True)
+        assert np.isnan(pcg.log_det_hessian) and step.pcg.matvec_calls == step.pcg.iterations > 0
+        assert step.pcg.stopping_reason == "converged" and np.allclose(step.delta_beta, b.delta_beta, rtol=1e-9)
+        few = asn.PcgOptions(max_iterations=3, relative_tolerance=1e-13)
+        with pytest.raises(asn.PcgError) as caught:
+            asn.ArrowFrame.build(wide, 0.5, 0.25, route="inexact_pcg", pcg=few).step()
+        assert caught.value.kind == "budget" and caught.value.diagnostics["iterations"] == 3
+        cut = asn.ArrowFrame.build(wide, 0.5, 0.25, route="inexact_pcg", pcg=few, accept_truncated=True).step()
+        assert cut.pcg.stopping_reason == "max_iter" and cut.pcg.final_relative_residual > 1e-13
+
+        workspace = asn.ResidentWorkspace.from_system(wide)
+        for mode, route in (("auto", "dual"), ("low_rank", "dual"), ("direct", "direct")):
+            fit = workspace.device_fit(asn.InnerOptions(solve=asn.SolveOptions(mode=mode)))
+            assert fit.converged and fit.route == route and fit.to_dict()["route"] == route
+        assert workspace.one_inner_iteration().route == "dual"
+        assert workspace.fit(device="off").route == asn.plan(wide).route
+        """,
+    )
+
+
+def test_a_batch_on_the_stand_in(fake: Path) -> None:
+    run(
+        fake,
+        """
+        systems = [fixtures.coupled_fixture(5 + i, 2, 4, seed=i, coupling=0.5).system() for i in range(1, 9)]
+        here = asn.solve_batch(systems, device="off")
+        for options in ({"device": "required"}, {"options": asn.SolveOptions(device="required")}):
+            there = asn.solve_batch(systems, **options)
+            for a, b in zip(there, here, strict=True):
+                assert (a.backend, a.unproven_path, b.backend) == ("fake", "gpu-reupload", "cpu")
+                assert a.step.diagnostics.execution_path == "cpu" and a.step.diagnostics.plan.backend == "fake"
+                assert "batch" in a.step.diagnostics.plan.reasons[0]
+                assert np.allclose(a.step.delta_t, b.step.delta_t, rtol=1e-12)
+                assert a.step.diagnostics.backward_error < 64 * 2**-52
+        assert {r.backend for r in asn.solve_batch(systems)} == {"cpu"}  # below the gate
+        deep = asn.ArrowSystem(np.eye(33)[None], np.ones((1, 33, 2)), np.full(2, 99.0), np.ones((1, 33)), np.ones(2))
+        good, bad = asn.solve_batch([systems[0], deep], device="required")
+        assert good.backend == "fake" and isinstance(bad, asn.UnsupportedConfiguration)
+        with pytest.raises(asn.InvalidArgument, match="device"):
+            asn.solve_batch(systems, device="yes")
+        """,
+    )
+
+
 def test_what_frames_refuse(fake: Path) -> None:
     run(
         fake,
@@ -196,9 +267,15 @@ def test_what_frames_refuse(fake: Path) -> None:
             with pytest.raises(asn.InvalidArgument) as caught:
                 call()
             assert caught.value.argument == name, (caught.value.argument, name)
-        for keywords in ({"route": "low_rank"}, {"storage": "float32"}):
+        for keywords in ({"route": "dual"}, {"storage": "float32"}):
             with pytest.raises(asn.UnsupportedConfiguration):
                 asn.ArrowFrame.build(system, **keywords)
+        for keywords, name in (({"route": "low_rank"}, "route"), ({"pcg": 3}, "pcg"),
+                               ({"accept_truncated": 1}, "accept_truncated"),
+                               ({"pcg": asn.PcgOptions(storage="float32")}, "pcg.storage")):
+            with pytest.raises(asn.InvalidArgument) as caught:
+                asn.ArrowFrame.build(system, **keywords)
+            assert caught.value.argument == name
         border = asn.OperatorBorder(lambda x: 4 * x, np.full(4, 4.0))
         with pytest.raises(asn.UnsupportedConfiguration, match="needs_dense_system: border operator yes"):
             asn.ArrowFrame.build(asn.ArrowSystem(f.h_tt, f.h_tb, border, f.g_t, f.g_beta))
@@ -241,7 +318,7 @@ def test_a_workspace_is_bound_on_first_need(fake: Path) -> None:
         with pytest.raises(asn.DeviceUnavailableError, match="bytes needed"):
             workspace.device_fit(options)
         assert "bytes needed" in workspace.device_reason
-        with pytest.raises(asn.UnsupportedConfiguration, match="direct"):
+        with pytest.raises(asn.UnsupportedConfiguration, match="of frames only"):
             workspace.device_fit(asn.InnerOptions(solve=asn.SolveOptions(mode="inexact_pcg")))
         """,
     )
@@ -285,6 +362,41 @@ def test_a_fault_under_auto_is_the_cpu_counted_each_time_and_logged_once(fake: P
     told = run(fake, program, ARROWSCHUR_FAKE_FAIL="reduce:1:-1:1")
     assert told.count("fit ran on the CPU: device_fault: the device failed in reduce") == 1
     assert told.count("WARNING") == 1
+
+
+def test_each_route_says_once_where_it_runs(fake: Path) -> None:
+    program = """
+        logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+        for _ in range(3):
+            asn.newton_step(system)
+            asn.ArrowFrame.build(system)
+            workspace = asn.ResidentWorkspace.from_system(system)
+            workspace.fit()
+            workspace.device_fit()
+            workspace.inner_iteration(device="off")
+            asn.solve_batch([system] * 3)
+            asn.solve_batch([system] * 3, device="required")
+        # A CPU that is slower than the reference device, and a device that fails.
+        slow = asn.policy.MachineProfile.built_in().replace(mem_bw=1e4, rate_vec=1e4, rate_mat=1e4)
+        asn.policy.set_profile(slow)
+        many = [fixtures.coupled_fixture(1600, 2, 19, seed=seed).system() for seed in range(8)]
+        for _ in range(2):
+            assert {r.backend for r in asn.solve_batch(many)} == {"cpu"}
+    """
+    told = run(fake, program, ARROWSCHUR_FAKE_FAIL="batch_solve:4:-1:1")
+    lines = [
+        line.removeprefix("arrowschur_native ") for line in told.splitlines() if line.startswith("arrowschur_native")
+    ]
+    expected = (
+        "INFO direct: first run on the CPU (below_threshold), n = 8, T = 16, k = 4",
+        "INFO frame: first run on the device (required_supported), n = 8, T = 16, k = 4",
+        "INFO fit: first run on the CPU (below_threshold), n = 8, T = 16, k = 4",
+        "INFO fit: first run on the device (required_supported), n = 8, T = 16, k = 4",
+        "INFO solve_batch: first run on the device (required_supported), n = 24, T = 48, k = 4",
+    )
+    for line in expected:
+        assert lines.count(line) == 1, lines
+    assert sum(line.startswith("WARNING solve_batch ran on the CPU: device_fault") for line in lines) == 1, lines
 
 
 @pytest.mark.usefixtures("no_device")

@@ -92,7 +92,7 @@ class PcgError : public ArrowError {
     PcgFailure kind = PcgFailure::stagnation;
     Index iterations = 0;
     double relative_residual = 1.0;
-    Index index = -1;          // jacobi_diagonal: the column
+    Index index = -1;          // jacobi_diagonal: the column; -1: not told (a device)
     double value = 0.0;        // jacobi_diagonal: its entry
     std::string preconditioner;
     double suggested_ridge = 0.0;  // advice for the next ridge_beta; NaN: none

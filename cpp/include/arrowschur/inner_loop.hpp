@@ -62,6 +62,8 @@ struct InnerFit {
   int iterations = 0, accepted_iterations = 0;
   InnerStatus status = InnerStatus::max_iterations;
   double ridge_t = 0.0, ridge_beta = 0.0;  // where the schedule ended
+  const char* route =
+      "";  // of the last factor: a plan's on the CPU, direct or dual on a device; empty: none, or a reference
   const char* execution_path = "cpu";  // where the accepted work ran
   const char* backend = "cpu";  // cpu, cuda; fake in tests only
   const char* unproven_path = "";  // the path that a stand-in of tests stands for; its results are no device's
@@ -83,6 +85,7 @@ struct InnerStep {
   double gradient_norm = 0.0;  // |g0|
   double log_det_hessian = 0.0;
   double certificate = 0.0;  // normwise backward error against H + ridges
+  const char* route = "";  // as of InnerFit
   const char* execution_path = "cpu";
   const char* backend = "cpu";
   const char* unproven_path = "";
@@ -114,7 +117,7 @@ struct BaseGradient {
 
 // On a device, the first call that needs it binds the workspace: the slabs are uploaded once, to dense or banded arrays that
 // every later call reads, and the factors are kept there. That takes a dense cross block, a border without callbacks, rows
-// of at most 32 unknowns, mode automatic, direct or sqrt_ba, and float64 arithmetic.
+// of at most 32 unknowns, a mode other than inexact_pcg (low_rank is the dual route of frame.hpp), and float64 arithmetic.
 //
 // Owns references to a system's buffers (nothing is copied) and the factors that its calls have made, up to
 // SolveOptions::frame_cache_entries and the memory limit; a call with other options that reach a factor (mode, precision,

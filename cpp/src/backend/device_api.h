@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ARROWSCHUR_DEVICE_API_VERSION 2u
+#define ARROWSCHUR_DEVICE_API_VERSION 3u
 #define ARROWSCHUR_DEVICE_TABLE_SYMBOL "arrowschur_device_table"
 
 #ifdef __cplusplus
@@ -82,6 +82,7 @@ typedef struct ArrowschurDeviceRows {
   const int64_t* row;  // its index in the caller's order; null: j
 } ArrowschurDeviceRows;
 #define ARROWSCHUR_DEVICE_MAX_DEPTH 32
+#define ARROWSCHUR_DUAL_MAX_WIDTH 64  // widest band of the dual route
 
 enum {
   ARROWSCHUR_BORDER_DENSE = 0,  // values [k, k], symmetric
@@ -103,20 +104,27 @@ typedef struct ArrowschurDeviceSystem {
 
 // How a build went, 64 bytes, on the device.
 typedef struct ArrowschurBuildRecord {
-  uint32_t failed;  // ARROWSCHUR_ROWS_FAILED | ARROWSCHUR_BORDER_FAILED
-  int32_t border_pivot;  // 0-based index of the pivot that was not positive; -1
+  uint32_t failed;  // of the ARROWSCHUR_..._FAILED
+  int32_t border_pivot;  // 0-based index of the pivot of S, of C or of the band that was not positive; -1
   int64_t failing_rows;
   // Smallest failing row (of the caller's order) and its 0-based pivot, row << 8 | pivot; all ones where none failed.
   uint64_t first_failure;
   double bump;  // the largest ridge_bump (inner_loop.hpp) of the failing rows, 0 where none failed
   double suggested_bump;  // by suggest_bump
   double log_det;  // log|H + ridges|
-  double smallest_pivot;  // squared, of rows and border
+  // Squared, of rows and border; on the dual route of H with its border eliminated first, L_M[a, a]^2 and
+  // (L_i[j, j] L_C[t, t])^2.
+  double smallest_pivot;
   double reserved;
 } ArrowschurBuildRecord;
-enum { ARROWSCHUR_ROWS_FAILED = 1, ARROWSCHUR_BORDER_FAILED = 2 };
+enum {
+  ARROWSCHUR_ROWS_FAILED = 1,
+  ARROWSCHUR_BORDER_FAILED = 2,  // S, or C
+  ARROWSCHUR_BAND_FAILED = 4  // M + ridge_beta I of the dual route: S may have a factor all the same
+};
 
-// Factors at one pair of ridges. The core allocates; ldS is a multiple of 16 not below k.
+// Factors at one pair of ridges. The core allocates; ldS is a multiple of 16 not below k. Conjugate gradients need the rows
+// only: s, s0 and border_inverses are null then, lds is 0, and reduce_rhs and expand take such a factor.
 typedef struct ArrowschurDeviceFactor {
   double* l;  // [sum d^2], as `a`: the lower triangles; above them undefined
   double* inverse_diagonal;  // [T]: 1 / L_i[j, j]
@@ -126,6 +134,13 @@ typedef struct ArrowschurDeviceFactor {
   int64_t lds;
   double* border_inverses;  // what prepare_border_solve makes; inverse_bytes of sizes()
   int32_t full_inverse;  // 1: the whole of L_S^-1 instead of that of its diagonal blocks
+  // Dual route, for a border of the banded form (Woodbury; diagonals are bands of width 0). Null on the direct one.
+  //     M + ridge_beta I = L_M L_M'   V = (M + ridge_beta I)^-1 W'   C = I - W V = L_C L_C'
+  // `s` then has order T (lds not below it) and holds C - I after dual_reduce, L_C after factor_border: one of the one for
+  // each of the other. border_inverses are those of L_C, s0 is not used. v is what tells the routes apart: never null on
+  // the dual one, T k = 0 or not.
+  double* v;  // [T, k]: row t is column t of V
+  double* band_factor;  // [width + 1, k]: L_M in the layout of the border
   ArrowschurBuildRecord* record;
 } ArrowschurDeviceFactor;
 
@@ -137,6 +152,44 @@ typedef struct ArrowschurLoopRecord {
   double gradient_squared, point_squared;  // |r + q|^2, |z + delta|^2
   uint64_t failed;  // of the factor that made delta; 0 where there is none
 } ArrowschurLoopRecord;
+
+// Where conjugate gradients stand, 64 bytes, on the device. Nothing moves any more once `stop` is set, so the result does
+// not depend on how many iterations are queued between two looks at it.
+typedef struct ArrowschurPcgRecord {
+  uint32_t stop;  // ARROWSCHUR_PCG_
+  int32_t iterations;
+  double rz;  // r'z of the iteration to come
+  double residual, right_side;  // |r|_2 by the recurrence, |b|_2
+  double tolerance;  // |r|_2 <= tolerance ends it
+  double value;  // what was not positive, where stop says so
+  int64_t max_iterations;
+  double reserved;
+} ArrowschurPcgRecord;
+enum {
+  ARROWSCHUR_PCG_RUNNING = 0,
+  ARROWSCHUR_PCG_CONVERGED = 1,
+  ARROWSCHUR_PCG_BUDGET = 2,
+  ARROWSCHUR_PCG_DIAGONAL = 3,  // an entry of the diagonal of S is not positive, or not finite
+  ARROWSCHUR_PCG_CURVATURE = 4  // r'z or p'Sp is not positive, or not finite
+};
+
+// Small systems solved at once, one depth and one border width each.
+typedef struct ArrowschurBatchEntry {
+  int64_t n;
+  int32_t d, k;  // d <= ARROWSCHUR_DEVICE_MAX_DEPTH, k <= ARROWSCHUR_BATCH_MAX_BORDER
+  int64_t a, b, m,
+      x;  // offsets, in numbers, of its blocks [n, d, d], [n, d, k], [k, k], and of its [n d + k] in g and x
+} ArrowschurBatchEntry;
+#define ARROWSCHUR_BATCH_MAX_BORDER 32
+typedef struct ArrowschurDeviceBatch {
+  int64_t count;
+  const ArrowschurBatchEntry* host_entries;  // host [count]: decides the launches
+  const ArrowschurBatchEntry* entries;  // the same on the device
+  const double* a;
+  const double* b;
+  const double* m;
+  const double* g;
+} ArrowschurDeviceBatch;
 
 typedef struct ArrowschurDeviceSizes {  // bytes
   size_t workspace;  // that any stage on a system and factor of this shape takes
@@ -167,6 +220,12 @@ typedef struct ArrowschurDeviceTable {
   int (*stream_destroy)(void* stream);
   int (*stream_synchronize)(void* stream);
   int (*counters)(void* stream, ArrowschurDeviceCounters* counters);
+  // Work queued on `stream` from now on begins after what is queued on the caller's own stream (a cudaStream_t as a
+  // number; 1 the legacy default stream, 2 the per-thread one), and the other way round.
+  int (*stream_wait_external)(void* stream, uint64_t external);
+  int (*external_wait_stream)(uint64_t external, void* stream);
+  // The ordinal of the device that holds `memory`; -1 for memory of the host.
+  int (*memory_ordinal)(const void* memory, int32_t* ordinal);
 
   // From the stream-ordered pool: usable, and given back, in the order of the stream's work.
   int (*allocate)(void** memory, size_t bytes, void* stream);
@@ -195,8 +254,9 @@ typedef struct ArrowschurDeviceTable {
 
   // ---- stages: names and costs in the documentation of the library ----
   // Host arithmetic: what a frame must allocate. ARROWSCHUR_DEVICE_INVALID where the shape is not supported (a depth out
-  // of range, counts that the libraries' arguments cannot hold).
-  int (*sizes)(const ArrowschurDeviceSystem* system, int32_t full_inverse, ArrowschurDeviceSizes* sizes);
+  // of range, counts that the libraries' arguments cannot hold, a dual route of a border that is not banded or
+  // whose band is wider than ARROWSCHUR_DUAL_MAX_WIDTH).
+  int (*sizes)(const ArrowschurDeviceSystem* system, int32_t dual, int32_t full_inverse, ArrowschurDeviceSizes* sizes);
 
   // Resets the record; L, 1 / diagonals, W (E1, E2). A row that has no factor is counted in the record, its bump
   // evaluated.
@@ -205,7 +265,10 @@ typedef struct ArrowschurDeviceTable {
   // s0 = M - W'W (E3).
   int (*reduce)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, void* workspace,
                 void* stream);
-  // s = s0 + ridge_beta I = L_S L_S' (E4).
+  // Dual: L_M, V and C, from W (Y1).
+  int (*dual_reduce)(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                     void* workspace, void* stream);
+  // s = s0 + ridge_beta I = L_S L_S' (E4). Dual: C = L_C L_C', the ridge is in it already (Y2).
   int (*factor_border)(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
                        void* workspace, void* stream);
   // record->log_det, record->smallest_pivot (E5).
@@ -219,14 +282,37 @@ typedef struct ArrowschurDeviceTable {
                       const ArrowschurDeviceFactor* factor, void* workspace, void* stream);
 
   // u = L^-1 g_t (first T entries of `out`), W'u - g_beta (last k) (V2, V3). g and out: [T + k], not the same.
+  // Dual (Y3): m = (M + ridge_beta I)^-1 g_beta in the last k, u - W m in the first T.
   int (*reduce_rhs)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, const double* g,
                     double* out, void* workspace, void* stream);
-  // x = S^-1 x, [k] (V4).
+  // x = S^-1 x, [k] (V4). Dual: x = C^-1 x, [T].
   int (*border_solve)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x,
                       void* workspace, void* stream);
-  // x [T + k] holds u and dbeta: u is replaced by dt (V5, V6).
+  // x [T + k] holds u and dbeta: u is replaced by dt (V5, V6). Dual: x holds w = C^-1 (u - W m) and m; they are replaced
+  // by dt = -L^-T w and dbeta = V w - m.
   int (*expand)(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
                 void* stream);
+
+  // y = (M + ridge_beta I) x - W'(W x), [k] each, not the same: S x from W alone, W read once where a slab of a row fits
+  // the memory of a block (P1). Only `w` and `record` of the factor are used.
+  int (*schur_apply)(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                     const double* x, double* y, void* workspace, void* stream);
+  // Conjugate gradients on S x = b from x = 0, preconditioned by the diagonal of S: b, x [k], vectors [5, k] to work in.
+  // begin makes the diagonal and the record; iterate does one iteration, nothing once the record says stop. They end
+  // when |r| <= max(relative_tolerance, gamma_k) |b| or after max_iterations. Of a build that has failed the record says
+  // ARROWSCHUR_PCG_DIAGONAL with a NaN. vectors: r, z, p, S p, the diagonal.
+  int (*pcg_begin)(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                   double relative_tolerance, int64_t max_iterations, const double* b, double* x, double* vectors,
+                   ArrowschurPcgRecord* record, void* workspace, void* stream);
+  int (*pcg_iterate)(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                     double* x, double* vectors, ArrowschurPcgRecord* record, void* workspace, void* stream);
+
+  // Every system of the batch on its own: x = its dt and dbeta where its record (of [count]) has no failure, and NaN
+  // where it has one. Rows that fail say so alone, whatever the border; suggested_bump is left at 0. E1 to V6 in one
+  // launch for all systems of one depth that have up to 4096 lines.
+  int (*batch_sizes)(const ArrowschurDeviceBatch* batch, size_t* workspace);
+  int (*batch_solve)(const ArrowschurDeviceBatch* batch, double ridge_t, double ridge_beta, double* x,
+                     ArrowschurBuildRecord* records, void* workspace, void* stream);
 
   // q = H z without ridges, [T + k] each, not the same (Q1).
   int (*apply_h)(const ArrowschurDeviceSystem* system, const double* z, double* q, void* workspace, void* stream);

@@ -24,13 +24,24 @@ std::shared_ptr<DeviceFactor> FactorCache::find(double ridge_t, double ridge_bet
   return factors_.front();
 }
 
-std::shared_ptr<RowPart> FactorCache::rows_at(double ridge_t) const {
+void FactorCache::set_route(BorderRoute route, bool may_leave) {
+  if (route != route_ || may_leave != may_leave_) clear();
+  route_ = route;
+  may_leave_ = may_leave;
+}
+
+// Rows at this ridge_t that a factor of this route can share. A direct one without S_0 would save the whitening alone, and
+// keep memory from going: not those of another factor.
+std::shared_ptr<RowPart> FactorCache::rows_at(double ridge_t, BorderRoute route) const {
+  const auto fit = [&](const RowPart& rows) {
+    return rows.built && rows.ridge_t == ridge_t && (route != BorderRoute::direct || rows.keeps_s0);
+  };
   for (const auto& factor : factors_) {
-    const RowPart& rows = *factor->rows();
-    if (rows.built && rows.keeps_s0 && rows.ridge_t == ridge_t) return factor->rows();
+    if (fit(*factor->rows())) return factor->rows();
   }
-  // A border that has failed leaves its rows behind, for the next ridge_beta.
-  if (spare_ && spare_->rows()->built && spare_->rows()->keeps_s0 && spare_->rows()->ridge_t == ridge_t) {
+  // A border that has failed leaves its rows behind, for the next ridge_beta or the next route.
+  if (spare_ && spare_->rows()->built && spare_->rows()->ridge_t == ridge_t &&
+      (fit(*spare_->rows()) || spare_->route() != route)) {
     return spare_->rows();
   }
   return nullptr;
@@ -56,9 +67,11 @@ void FactorCache::clear() noexcept {
 }
 
 // Before a factor is built, so that no more are held at any time than may be kept.
-void FactorCache::make_room(std::size_t wanted) {
+void FactorCache::make_room(std::size_t wanted, BorderRoute route) {
+  if (spare_ && spare_->route() != route) spare_.reset();
   const auto drop_last = [&] {
-    spare_ = factors_.back().use_count() == 1 ? std::move(factors_.back()) : nullptr;
+    const bool reusable = factors_.back().use_count() == 1 && factors_.back()->route() == route;
+    spare_ = reusable ? std::move(factors_.back()) : nullptr;
     factors_.pop_back();
   };
   const auto entries = static_cast<std::size_t>(std::max<Index>(entries_, 1));
@@ -81,10 +94,11 @@ void FactorCache::require_room(std::size_t bytes_wanted) {
 
 // A factor with room for everything at this ridge_t: rows of another factor where there are such, the memory of one that
 // has gone where there is one.
-std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t) {
-  const std::shared_ptr<RowPart> shared = rows_at(ridge_t);
-  const std::size_t border = DeviceFactor::bytes(system_), rows = RowPart::bytes(system_, true);
-  make_room(border + (shared ? 0 : rows));
+std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t, BorderRoute route) {
+  const std::shared_ptr<RowPart> shared = rows_at(ridge_t, route);
+  const bool wants_s0 = route == BorderRoute::direct;
+  const std::size_t border = DeviceFactor::bytes(system_, route), rows = RowPart::bytes(system_, wants_s0);
+  make_room(border + (shared ? 0 : rows), route);
   std::shared_ptr<DeviceFactor> place = std::exchange(spare_, nullptr);
   if (place && place->rows() == shared) return place;
   if (place && shared) {
@@ -92,27 +106,25 @@ std::shared_ptr<DeviceFactor> FactorCache::place_for(double ridge_t) {
     return place;
   }
   if (shared) {
-    require_room(border);
-    return std::make_shared<DeviceFactor>(system_, shared);
+    const bool counted = shared.use_count() > 1;  // among what is held
+    require_room(border + (counted ? 0 : shared->memory.bytes()));
+    return std::make_shared<DeviceFactor>(system_, route, shared);
   }
   // Rows that a kept factor shares stay with it.
   if (place && place->rows().use_count() == 1) return place;
   const std::size_t held = system_.bytes() + bytes() + (place ? place->bytes() : 0);
   const std::size_t wanted = (place ? 0 : border) + rows;
-  const bool keep = held + wanted <= byte_budget(system_.lane().table(), memory_limit_, held);
+  const bool keep = wants_s0 && held + wanted <= byte_budget(system_.lane().table(), memory_limit_, held);
   if (!keep) require_room((place ? 0 : border) + RowPart::bytes(system_, false));
   auto own = std::make_shared<RowPart>(system_, keep);
-  if (!place) return std::make_shared<DeviceFactor>(system_, std::move(own));
+  if (!place) return std::make_shared<DeviceFactor>(system_, route, std::move(own));
   place->take_rows(std::move(own));
   return place;
 }
 
-FactorAnswer FactorCache::get(double ridge_t, double ridge_beta) {
-  if (!system_.whole()) throw DeviceError("refresh", "ended early: the blocks are a mixture until refresh() succeeds");
+FactorAnswer FactorCache::make(double ridge_t, double ridge_beta, BorderRoute route) {
   FactorAnswer answer;
-  if (entries_ == 0 && !factors_.empty()) make_room(0);
-  if ((answer.factor = find(ridge_t, ridge_beta)) != nullptr) return answer;
-  std::shared_ptr<DeviceFactor> factor = place_for(ridge_t);
+  std::shared_ptr<DeviceFactor> factor = place_for(ridge_t, route);
   answer.failure = factor->build(system_, ridge_t, ridge_beta);
   if (answer.failure) {
     spare_ = std::move(factor);
@@ -122,6 +134,22 @@ FactorAnswer FactorCache::get(double ridge_t, double ridge_beta) {
   factors_.insert(factors_.begin(), factor);
   answer.factor = std::move(factor);
   return answer;
+}
+
+FactorAnswer FactorCache::get(double ridge_t, double ridge_beta) {
+  if (!system_.whole()) throw DeviceError("refresh", "ended early: the blocks are a mixture until refresh() succeeds");
+  if (entries_ == 0 && !factors_.empty()) make_room(0, route_);
+  FactorAnswer answer;
+  if ((answer.factor = find(ridge_t, ridge_beta)) != nullptr) return answer;
+  answer = make(ridge_t, ridge_beta, route_);
+  if (!answer.failure || answer.failure->rows_failed || route_ != BorderRoute::dual || !may_leave_) return answer;
+  // In exact arithmetic M and C have factors wherever S has one. Rounding may know better, and the pivot of S is what others
+  // report.
+  try {
+    return make(ridge_t, ridge_beta, BorderRoute::direct);
+  } catch (const OutOfMemory&) {
+    return answer;
+  }
 }
 
 }  // namespace arrowschur::device

@@ -27,6 +27,10 @@ class FactorCache {
  public:
   explicit FactorCache(DeviceSystem& system) : system_(system) {}
 
+  // The route of the factors to come; those of another are dropped. may_leave: where M or C of the dual route has no factor
+  // the direct one is tried, as far as memory allows.
+  void set_route(BorderRoute route, bool may_leave);
+
   void configure(Index entries, std::optional<Index> memory_limit) {
     entries_ = entries;
     memory_limit_ = memory_limit;
@@ -38,14 +42,17 @@ class FactorCache {
 
  private:
   std::shared_ptr<DeviceFactor> find(double ridge_t, double ridge_beta);
-  std::shared_ptr<RowPart> rows_at(double ridge_t) const;
-  void make_room(std::size_t wanted);
-  std::shared_ptr<DeviceFactor> place_for(double ridge_t);
+  std::shared_ptr<RowPart> rows_at(double ridge_t, BorderRoute) const;
+  void make_room(std::size_t wanted, BorderRoute);
+  std::shared_ptr<DeviceFactor> place_for(double ridge_t, BorderRoute);
+  FactorAnswer make(double ridge_t, double ridge_beta, BorderRoute);
   void require_room(std::size_t bytes);
 
   DeviceSystem& system_;
   Index entries_ = 4;
   std::optional<Index> memory_limit_;
+  BorderRoute route_ = BorderRoute::direct;
+  bool may_leave_ = false;
   std::vector<std::shared_ptr<DeviceFactor>> factors_;  // most recently used first
   std::shared_ptr<DeviceFactor> spare_;  // one that has gone, for its memory
 };

@@ -62,10 +62,34 @@ std::optional<Unsupported> unsupported(const ArrowSystem& s) {
   return no;
 }
 
-DeviceSystem::DeviceSystem(Lane& lane, const ArrowSystem& s, bool full_inverse)
+const char* dual_obstacle(const BorderForm& border, Index total_dim, Index k) noexcept {
+  if (border.form != ARROWSCHUR_BORDER_BANDED) return "the border is neither diagonal nor banded";
+  if (border.width > ARROWSCHUR_DUAL_MAX_WIDTH) return "the band of the border is wider than 64";
+  if (total_dim == 0) return "there are no rows";
+  return total_dim < k ? nullptr : "T >= k: the capacitance form is not smaller than S";
+}
+
+DeviceSystem::DeviceSystem(Lane& lane, const ArrowSystem& s, FullInverse full_inverse)
     : lane_(lane), full_inverse_(full_inverse) {
   describe(s);
-  const int status = lane_.table().sizes(&view_, full_inverse_ ? 1 : 0, &sizes_);
+  find_sizes();
+  place();
+  copy(s);
+}
+
+void DeviceSystem::find_sizes() {
+  sizes_ = sizes_of(false);
+  if (dual_obstacle() != nullptr) return;
+  const ArrowschurDeviceSizes dual = sizes_of(true);
+  sizes_.workspace = std::max(sizes_.workspace, dual.workspace);
+  dual_inverse_ = dual.inverse;
+}
+
+const char* DeviceSystem::dual_obstacle() const noexcept { return device::dual_obstacle(border_, total_dim(), k()); }
+
+ArrowschurDeviceSizes DeviceSystem::sizes_of(bool dual) const {
+  ArrowschurDeviceSizes sizes{};
+  const int status = lane_.table().sizes(&view_, dual ? 1 : 0, full_inverse(dual) ? 1 : 0, &sizes);
   if (status == ARROWSCHUR_DEVICE_INVALID) {
     throw InvalidArgument("system",
                           "n = " + std::to_string(n()) + ", T = " + std::to_string(total_dim()) +
@@ -73,8 +97,7 @@ DeviceSystem::DeviceSystem(Lane& lane, const ArrowSystem& s, bool full_inverse)
                           "a shape that the device has");
   }
   lane_.require(status, "sizes");
-  place();
-  copy(s);
+  return sizes;
 }
 
 void DeviceSystem::describe(const ArrowSystem& s) {
@@ -145,13 +168,19 @@ Index DeviceSystem::max_dim() const noexcept {
   return d;
 }
 
+namespace {
+
+void same(const char* what, Index got, Index expected) {
+  if (got == expected) return;
+  throw InvalidArgument("system", std::string(what) + " = " + std::to_string(got),
+                        std::to_string(expected) + ", the shape of the frame");
+}
+
+}  // namespace
+
 void DeviceSystem::require_same(const ArrowSystem& s) const {
-  const auto same = [](const char* what, Index got, Index expected) {
-    if (got != expected) {
-      throw InvalidArgument("system", std::string(what) + " = " + std::to_string(got),
-                            std::to_string(expected) + ", the shape of the frame");
-    }
-  };
+  if (adopts_)
+    throw InvalidArgument("system", "arrays of the host", "arrays of the device, which the frame reads in place");
   if (const auto no = unsupported(s)) no->raise();
   same("n", s.n(), n());
   same("k", s.k(), k());

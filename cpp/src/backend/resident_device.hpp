@@ -6,16 +6,36 @@
 #include <span>
 
 #include "backend/device_factors.hpp"
+#include "backend/device_pcg.hpp"
+#include "backend/device_route.hpp"
+#include "backend/device_share.hpp"
 
 namespace arrowschur::device {
+
+// What the owner of a system on the device wants of it.
+struct Binding {
+  int vectors = 0;  // of T + k entries that it works on
+  std::optional<Index> memory_limit = {};
+  FrameRoute route = FrameRoute::automatic;
+  Index expected_solves = 8;
+  FullInverse full_inverse = {};
+  PcgOptions pcg = {};  // of the iterative route
+  bool accept_truncated = false;
+};
 
 // Thread safety: one thread at a time.
 class ResidentDevice {
  public:
-  // Uploads the blocks. `vectors`: how many of T + k entries the owner works on. Throws DeviceUnavailableError (no device;
-  // memory), UnsupportedConfiguration, DeviceError.
-  ResidentDevice(const ArrowSystem&, std::optional<Index> memory_limit, int vectors, bool full_inverse = false);
+  // Uploads the blocks and chooses a route. Throws DeviceUnavailableError (no device; memory), UnsupportedConfiguration,
+  // DeviceError.
+  ResidentDevice(const ArrowSystem&, const Binding&);
+  ResidentDevice(const DeviceParts&, const Binding&);  // which check() has passed; nothing is uploaded
 
+  // Chooses again, for other wishes. Factors of another route are dropped.
+  void choose_route(FrameRoute wanted, Index expected_solves, std::optional<Index> memory_limit);
+  const FramePlan& plan() const noexcept { return plan_; }
+
+  const std::shared_ptr<LaneShare>& share() const noexcept { return share_; }
   Lane& lane() noexcept { return *lane_; }
   const Table& table() const noexcept { return lane_->table(); }
   DeviceSystem& system() noexcept { return system_; }
@@ -26,7 +46,9 @@ class ResidentDevice {
   double* vector(int which) const noexcept { return vectors_.at<double>(static_cast<std::size_t>(which) * stride_); }
   double* border_part(double* x) const noexcept { return x + system_.total_dim(); }
   void* record() const noexcept { return vectors_.at<void>(record_); }  // Lane::kRecord bytes
-  std::size_t bytes() const noexcept { return system_.bytes() + vectors_.bytes() + factors_.bytes(); }
+  std::size_t bytes() const noexcept {
+    return system_.bytes() + vectors_.bytes() + factors_.bytes() + (pcg_ ? pcg_->bytes() : 0);
+  }
 
   // Work queued on the lane. Nothing is allocated and nothing waited for.
   void queue_step(const DeviceFactor&, const double* g, double* x);  // x = -(H + ridges)^-1 g
@@ -42,11 +64,22 @@ class ResidentDevice {
     Index stride = 1;
     double sign = 1.0;
   };
-  void solve(DeviceFactor&, const Column&);
+  // The account of the iterations where the factor has no factor of the border; PcgError then, too.
+  std::optional<PcgDiagnostics> solve(DeviceFactor&, const Column&);
+
+  // The same for one vector of the device, to x_t and x_beta there, which are complete on return. InvalidArgument named by
+  // `name` ("g" of g_t and g_beta) for an entry that is not finite.
+  std::optional<PcgDiagnostics> solve(DeviceFactor&, const DeviceVector&, double sign, const char* name, double* x_t,
+                                      double* x_beta);
 
   // Other numbers, same shapes (DeviceSystem::require_same); no factor survives. Where it ends early none can be made until
   // another refresh succeeds.
-  void refresh(const ArrowSystem&);
+  template <class System>
+  void refresh(const System& s) {
+    factors_.clear();
+    norm_ridge_t_ = norm_ridge_beta_ = -1.0;
+    system_.overwrite(s);
+  }
 
   // |Hx + g|_inf / (|H|_inf |x|_inf + |g|_inf) of the step that was solved last, H with the factor's ridges.
   double certificate(const DeviceFactor&);
@@ -54,11 +87,20 @@ class ResidentDevice {
  private:
   static constexpr int kG = 0, kX = 1, kQ = 2;
 
-  LaneLease lane_;
+  void set_up(const Binding&);
+  std::optional<PcgDiagnostics> queue_iterations(DeviceFactor&);
+  double* norms() const noexcept { return vectors_.at<double>(record_ + aligned(Lane::kRecord)); }
+
+  std::shared_ptr<LaneShare> share_;
+  Lane* lane_;
   DeviceSystem system_;
   FactorCache factors_;
+  FramePlan plan_;
   std::size_t stride_ = 0, record_ = 0;  // bytes
   Memory vectors_;
+  PcgOptions pcg_options_;
+  bool accept_truncated_ = false;
+  std::optional<DevicePcg> pcg_;  // of the iterative route
   double norm_ridge_t_ = -1.0, norm_ridge_beta_ = -1.0;  // of the |H + ridges|_inf that the device holds; -1: none
 };
 

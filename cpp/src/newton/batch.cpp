@@ -2,8 +2,8 @@
 
 #include "arrowschur/error.hpp"
 #include "arrowschur/factor.hpp"
-#include "backend/backend.hpp"
 #include "linalg/pool.hpp"
+#include "newton/batch_device.hpp"
 #include "newton/solver.hpp"
 
 namespace arrowschur {
@@ -15,14 +15,17 @@ std::vector<BatchResult> solve_batch(std::span<const ArrowSystem> systems, doubl
     throw UnsupportedConfiguration("schur_apply", "solve_batch", "a product of the caller's belongs to one system");
   }
   newton::check_ridges(ArrowSystem::make({}), {ridge_t, ridge_beta});
-  backend::choose_backend(options.device);  // a device that is required and missing is no system's fault
   const linalg::ThreadScope threads(options.num_threads);
   std::vector<BatchResult> results(systems.size());
+  const std::vector<char> done = newton::solve_on_device(systems, ridge_t, ridge_beta, options, results);
+  SolveOptions host = options;
+  host.device = Device::off;  // who runs this was decided above
   linalg::parallel_for(static_cast<Index>(systems.size()), [&](Index i) {
     const auto at = static_cast<std::size_t>(i);
+    if (done[at] != 0) return;
     BatchResult& result = results[at];
     try {
-      const ArrowFactor factor = factorize(systems[at], {ridge_t, ridge_beta}, options);
+      const ArrowFactor factor = factorize(systems[at], {ridge_t, ridge_beta}, host);
       result.step = factor.step();
       const bool exact = factor.route() != Route::inexact_pcg && result.step->diagnostics.rows_lifted == 0;
       if (exact) result.log_det_hessian = factor.log_det();

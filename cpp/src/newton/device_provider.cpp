@@ -21,8 +21,16 @@ constexpr double kSum[] = {1.0, 1.0}, kDifference[] = {1.0, -1.0}, kNegative[] =
 
 }  // namespace
 
-DeviceProvider::DeviceProvider(const ArrowSystem& s, std::optional<Index> memory_limit)
-    : device_(s, memory_limit, kVectors) {}
+FrameRoute route_of(Mode mode) noexcept {
+  if (mode == Mode::automatic) return FrameRoute::automatic;
+  return mode == Mode::low_rank ? FrameRoute::dual : FrameRoute::direct;
+}
+
+DeviceProvider::DeviceProvider(const ArrowSystem& s, const SolveOptions& options)
+    : device_(s, {.vectors = kVectors,
+                  .memory_limit = options.device_memory_limit,
+                  .route = route_of(options.mode),
+                  .expected_solves = options.expected_solves}) {}
 
 Point DeviceProvider::start(std::span<const double> g_t, std::span<const double> g_beta, double objective_at_zero) {
   device::Lane& lane = device_.lane();
@@ -48,6 +56,7 @@ Point DeviceProvider::start(std::span<const double> g_t, std::span<const double>
 device::FactorAnswer DeviceProvider::factor(double ridge_t, double ridge_beta) {
   device::FactorAnswer answer = device_.factors().get(ridge_t, ridge_beta);
   if (answer.made) ++builds_;
+  if (answer.factor) route_ = device::frame_route(answer.factor->route());
   return answer;
 }
 

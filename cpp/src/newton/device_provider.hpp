@@ -10,10 +10,13 @@
 
 namespace arrowschur::newton {
 
+// The route of a device that a mode stands for.
+FrameRoute route_of(Mode) noexcept;
+
 class DeviceProvider final : public StepProvider {
  public:
   // Binds: uploads the blocks, and allocates all vectors of the loop. Throws as ResidentDevice.
-  DeviceProvider(const ArrowSystem&, std::optional<Index> memory_limit);
+  DeviceProvider(const ArrowSystem&, const SolveOptions&);
 
   // The next fit is that of the gradient that was uploaded last, which is not sent again.
   void keep_gradient() noexcept { gradient_kept_ = gradient_there_; }
@@ -33,6 +36,8 @@ class DeviceProvider final : public StepProvider {
   const device::ResidentDevice& resident() const noexcept { return device_; }
   // Builds since the last call.
   std::int64_t take_builds() noexcept { return std::exchange(builds_, 0); }
+  // Of the factor that was solved with last.
+  FrameRoute route() const noexcept { return route_; }
   // As FactorCache::get, counted.
   device::FactorAnswer factor(double ridge_t, double ridge_beta);
 
@@ -54,6 +59,7 @@ class DeviceProvider final : public StepProvider {
 
   mutable device::ResidentDevice device_;
   std::shared_ptr<device::DeviceFactor> factor_;
+  FrameRoute route_ = FrameRoute::direct;
   bool gradient_there_ = false, gradient_kept_ = false;
   double objective_at_zero_ = 0.0, log_det_ = 0.0;
   std::int64_t builds_ = 0;

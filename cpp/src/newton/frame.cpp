@@ -4,10 +4,13 @@
 #include <mutex>
 #include <utility>
 
+#include "arrowschur/device.hpp"
 #include "arrowschur/error.hpp"
 #include "arrowschur/profile.hpp"
 #include "backend/resident_device.hpp"
+#include "newton/resident_shape.hpp"
 #include "newton/solver.hpp"
+#include "plan/device_mode.hpp"
 #include "plan/time_model.hpp"
 #include "system/storage.hpp"
 #include "system/validate.hpp"
@@ -20,13 +23,24 @@ void check_frame_options(const FrameOptions& options) {
   if (const auto c = options.complaint()) throw InvalidArgument(c->field, c->value, c->rule);
 }
 
-// Forming L_S^-1 takes the flops of a second factorization; what it saves per solve is the chain of dependent blocks.
-bool full_inverse(const FrameOptions& options, Index k) {
+// Forming the inverse of a factor of order m takes the flops of a second factorization; what it saves per solve is the
+// chain of dependent blocks.
+bool full_inverse(const FrameOptions& options, Index m) {
   if (options.border_inverse != BorderInverse::automatic) return options.border_inverse == BorderInverse::full;
-  const policy::RouteTime chain = policy::dense_factor_time(static_cast<double>(k), policy::reference_profile());
+  const policy::RouteTime chain = policy::dense_factor_time(static_cast<double>(m), policy::reference_profile());
   const MachineProfile device = policy::reference_profile();
-  const double saved = 2.0 * std::ceil(static_cast<double>(k) / device.panel) * device.t_launch;
+  const double saved = 2.0 * std::ceil(static_cast<double>(m) / device.panel) * device.t_launch;
   return static_cast<double>(options.expected_solves) * saved > chain.build;
+}
+
+device::Binding binding_of(const FrameOptions& options, Index total_dim, Index k) {
+  return {.vectors = device::ResidentDevice::kSolveVectors,
+          .memory_limit = options.device_memory_limit,
+          .route = options.route,
+          .expected_solves = options.expected_solves,
+          .full_inverse = {full_inverse(options, k), full_inverse(options, total_dim)},
+          .pcg = options.pcg,
+          .accept_truncated = options.accept_truncated};
 }
 
 }  // namespace
@@ -37,7 +51,49 @@ std::optional<Complaint> FrameOptions::complaint() const {
   if (device_memory_limit && *device_memory_limit < 0) {
     return Complaint{"device_memory_limit", std::to_string(*device_memory_limit), "an integer >= 0"};
   }
-  return std::nullopt;
+  if (pcg.float32_storage) return Complaint{"pcg.storage", "'float32'", "'float64': that is what a frame keeps"};
+  return check(pcg);
+}
+
+// ---- DeviceArrays ----------------------------------------------------------------------------------------------------
+struct DeviceArrays::Held {
+  Held(std::shared_ptr<device::LaneShare> with, Index rows, Index border)
+      : share(std::move(with)), total_dim(rows), k(border) {
+    device::Layout layout;
+    t_at = layout.add_array<double>(total_dim);
+    beta_at = layout.add_array<double>(k);
+    memory = device::Memory(share->lane(), layout.bytes());
+  }
+  ~Held() { share->bury(std::move(memory)); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+  double* t() const noexcept { return memory.at<double>(t_at); }
+  double* beta() const noexcept { return memory.at<double>(beta_at); }
+
+  std::shared_ptr<device::LaneShare> share;
+  device::Memory memory;
+  Index total_dim, k;
+  std::size_t t_at = 0, beta_at = 0;
+};
+
+const double* DeviceArrays::t() const noexcept { return held_->t(); }
+const double* DeviceArrays::beta() const noexcept { return held_->beta(); }
+Index DeviceArrays::total_dim() const noexcept { return held_->total_dim; }
+Index DeviceArrays::k() const noexcept { return held_->k; }
+int DeviceArrays::device_ordinal() const noexcept { return device_info().facts->ordinal; }
+
+void DeviceArrays::copy_to_host(std::span<double> t, std::span<double> beta) const {
+  const std::pair<std::span<double>, const double*> parts[] = {{t, held_->t()}, {beta, held_->beta()}};
+  const Index sizes[] = {held_->total_dim, held_->k};
+  const std::lock_guard lock(held_->share->mutex());
+  device::require_handles();
+  for (int i = 0; i < 2; ++i) {
+    const auto& [to, from] = parts[i];
+    if (to.empty()) continue;
+    newton::require_length(i == 0 ? "t" : "beta", static_cast<Index>(to.size()), sizes[i]);
+    held_->share->lane().download(to.data(), from, to.size_bytes());
+  }
 }
 
 namespace newton {
@@ -47,23 +103,30 @@ namespace {
 class FrameState {
  public:
   FrameState(const ArrowSystem& s, const FrameOptions& options)
-      : device_(s, options.device_memory_limit, device::ResidentDevice::kSolveVectors, full_inverse(options, s.k())),
-        gradient_(gradient_of(s)),
-        n_(s.n()) {
-    device_.factors().configure(options.cache_entries, options.device_memory_limit);
+      : device_(s, binding_of(options, s.total_dim(), s.k())), gradient_(gradient_of(s)), n_(s.n()) {
+    set_up(options);
+  }
+  FrameState(const DeviceParts& parts, const FrameOptions& options)
+      : device_(parts, binding_of(options, parts.n * parts.d, parts.k)),
+        there_(gradient_of(parts)),
+        owner_(parts.owner),
+        n_(parts.n) {
+    set_up(options);
   }
 
-  std::mutex& mutex() noexcept { return mutex_; }
-  device::ResidentDevice& device() noexcept { return device_; }
+  std::mutex& mutex() noexcept { return device_.share()->mutex(); }
   Gradient gradient() {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(mutex());
     return gradient_;
   }
+  // The frame's own gradient where that is on the device; null: it is the host's.
+  const DeviceVector* resident_gradient() const noexcept { return there_ ? &*there_ : nullptr; }
   std::int64_t generation() const noexcept { return generation_; }
   Index n() const noexcept { return n_; }
   Index k() noexcept { return device_.system().k(); }
   Index total_dim() noexcept { return device_.system().total_dim(); }
   Index bytes() noexcept { return static_cast<Index>(device_.bytes()); }
+  const FramePlan& plan() const noexcept { return device_.plan(); }
   const Telemetry& telemetry() const noexcept { return total_; }
 
   void check_gradient(std::span<const double> g_t, std::span<const double> g_beta) {
@@ -80,6 +143,7 @@ class FrameState {
   // At the beginning of a call: the process must be the one that has the device.
   void begin() {
     device::require_handles();
+    device_.share()->give_back();
     const std::lock_guard lock(graveyard_mutex_);
     graveyard_.clear();
   }
@@ -94,22 +158,44 @@ class FrameState {
     return std::move(answer.factor);
   }
 
+  // Iterations that have failed, and gradients that were refused, are work, too.
+  template <class... Arguments>
+  std::optional<PcgDiagnostics> solved(device::DeviceFactor& factor, Arguments&&... arguments) {
+    try {
+      return device_.solve(factor, std::forward<Arguments>(arguments)...);
+    } catch (const PcgError&) {
+      settle();
+      throw;
+    } catch (const InvalidArgument&) {
+      settle();
+      throw;
+    }
+  }
+
   FrameStep step(device::DeviceFactor& factor, std::span<const double> g_t, std::span<const double> g_beta,
                  bool certificate, const char* path) {
     FrameStep step;
     step.delta_t.resize(g_t.size());
     step.delta_beta.resize(g_beta.size());
-    device_.solve(factor, {g_t.data(), g_beta.data(), step.delta_t.data(), step.delta_beta.data()});
-    if (certificate) step.certificate = device_.certificate(factor);
-    step.log_det_hessian = factor.log_det();
-    step.ridge_t = factor.ridge_t();
-    step.ridge_beta = factor.ridge_beta();
-    const device::Account account = device::account_of(device_.table(), path);
-    step.execution_path = account.execution_path;
-    step.backend = account.backend;
-    step.unproven_path = account.unproven_path;
-    step.telemetry = settle();
+    step.pcg = solved(
+        factor, device::ResidentDevice::Column{g_t.data(), g_beta.data(), step.delta_t.data(), step.delta_beta.data()});
+    account(step, factor, certificate, path);
     return step;
+  }
+  FrameStep step(device::DeviceFactor& factor, const DeviceVector& g, bool certificate, const char* path) {
+    FrameStep step;
+    step.on_device = solve(factor, g, 1.0, "g", &step.pcg);
+    account(step, factor, certificate, path);
+    return step;
+  }
+  DeviceArrays solve(device::DeviceFactor& factor, const DeviceVector& w, double sign, const char* name,
+                     std::optional<PcgDiagnostics>* pcg) {
+    check_there((std::string(name) + "_t").c_str(), w.t, total_dim());
+    check_there((std::string(name) + "_beta").c_str(), w.beta, k());
+    auto held = std::make_shared<DeviceArrays::Held>(device_.share(), total_dim(), k());
+    std::optional<PcgDiagnostics> account = solved(factor, w, sign, name, held->t(), held->beta());
+    if (pcg != nullptr) *pcg = std::move(account);
+    return DeviceArrays(std::move(held));
   }
 
   void refresh(const ArrowSystem& s) {
@@ -118,6 +204,14 @@ class FrameState {
     ++generation_;
     device_.refresh(s);
     gradient_ = std::move(gradient);
+    settle();
+  }
+  void refresh(const DeviceParts& parts) {
+    device_.system().require_same(parts);
+    ++generation_;
+    device_.refresh(parts);
+    there_ = gradient_of(parts);
+    owner_ = parts.owner;
     settle();
   }
 
@@ -132,9 +226,32 @@ class FrameState {
   }
 
  private:
-  std::mutex mutex_;
+  void set_up(const FrameOptions& options) {
+    device_.factors().configure(options.cache_entries, options.device_memory_limit);
+    policy::note_decision("frame", {true, "required_supported"}, n_, total_dim(), k());
+  }
+  static DeviceVector gradient_of(const DeviceParts& parts) { return {parts.g_t, parts.g_beta, parts.streams}; }
+  static Gradient gradient_of(const ArrowSystem& s) { return newton::gradient_of(s); }
+  void check_there(const char* name, const double* memory, Index entries) {
+    device::require_on_device(device_.table(), name, memory, entries);
+  }
+  void account(FrameStep& step, const device::DeviceFactor& factor, bool certificate, const char* path) {
+    if (certificate) step.certificate = device_.certificate(factor);
+    step.log_det_hessian = factor.log_det();
+    step.ridge_t = factor.ridge_t();
+    step.ridge_beta = factor.ridge_beta();
+    step.route = device::frame_route(factor.route());
+    const device::Account told = device::account_of(device_.table(), path);
+    step.execution_path = told.execution_path;
+    step.backend = told.backend;
+    step.unproven_path = told.unproven_path;
+    step.telemetry = settle();
+  }
+
   device::ResidentDevice device_;
   Gradient gradient_;
+  std::optional<DeviceVector> there_;
+  std::shared_ptr<const void> owner_;  // of what is there
   Index n_;
   std::int64_t generation_ = 0;  // counts refreshes
   std::int64_t builds_ = 0;
@@ -161,7 +278,8 @@ constexpr const char* kResident = "gpu-resident-linearization";
 
 // ---- ArrowFrame -----------------------------------------------------------------------------------------------------
 struct ArrowFrame::Impl {
-  Impl(const ArrowSystem& s, double ridge_t, double ridge_beta, const FrameOptions& options)
+  template <class System>
+  Impl(const System& s, double ridge_t, double ridge_beta, const FrameOptions& options)
       : state(std::make_unique<newton::FrameState>(s, options)), factor(state->factor(ridge_t, ridge_beta)) {
     state->settle();
     bytes = state->bytes();
@@ -182,6 +300,13 @@ ArrowFrame ArrowFrame::build(const ArrowSystem& s, double ridge_t, double ridge_
   return ArrowFrame(std::make_unique<Impl>(s, ridge_t, ridge_beta, options));
 }
 
+ArrowFrame ArrowFrame::build(const DeviceParts& parts, double ridge_t, double ridge_beta, const FrameOptions& options) {
+  newton::require_ridges(ridge_t, ridge_beta);
+  check_frame_options(options);
+  check(parts);
+  return ArrowFrame(std::make_unique<Impl>(parts, ridge_t, ridge_beta, options));
+}
+
 Index ArrowFrame::n() const noexcept { return impl_->state->n(); }
 Index ArrowFrame::k() const noexcept { return impl_->state->k(); }
 Index ArrowFrame::total_dim() const noexcept { return impl_->state->total_dim(); }
@@ -191,6 +316,8 @@ bool ArrowFrame::matches_ridge(double ridge_t, double ridge_beta) const noexcept
   return impl_->factor->at(ridge_t, ridge_beta);
 }
 double ArrowFrame::log_det_hessian() const noexcept { return impl_->factor->log_det(); }
+FrameRoute ArrowFrame::route() const noexcept { return device::frame_route(impl_->factor->route()); }
+const FramePlan& ArrowFrame::plan() const noexcept { return impl_->state->plan(); }
 Index ArrowFrame::device_bytes() const noexcept { return impl_->bytes; }
 Telemetry ArrowFrame::telemetry() const {
   const std::lock_guard lock(impl_->state->mutex());
@@ -204,7 +331,14 @@ FrameStep ArrowFrame::step(std::span<const double> g_t, std::span<const double> 
   return impl_->state->step(*impl_->factor, g_t, g_beta, certificate, newton::kResident);
 }
 
+FrameStep ArrowFrame::step(const DeviceVector& g, bool certificate) const {
+  const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
+  return impl_->state->step(*impl_->factor, g, certificate, newton::kResident);
+}
+
 FrameStep ArrowFrame::step(bool certificate) const {
+  if (const DeviceVector* g = impl_->state->resident_gradient()) return step(*g, certificate);
   const newton::Gradient g = impl_->state->gradient();
   return step(g.t, g.beta, certificate);
 }
@@ -222,10 +356,18 @@ void ArrowFrame::solve(std::span<const double> w_t, std::span<const double> w_be
   const std::lock_guard lock(impl_->state->mutex());
   impl_->state->begin();
   for (Index c = 0; c < m; ++c) {
-    impl_->state->device().solve(*impl_->factor,
-                                 {w_t.data() + c, w_beta.data() + c, x_t.data() + c, x_beta.data() + c, m, -1.0});
+    impl_->state->solved(*impl_->factor, device::ResidentDevice::Column{w_t.data() + c, w_beta.data() + c,
+                                                                        x_t.data() + c, x_beta.data() + c, m, -1.0});
   }
   impl_->state->settle();
+}
+
+DeviceArrays ArrowFrame::solve(const DeviceVector& w) const {
+  const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
+  DeviceArrays x = impl_->state->solve(*impl_->factor, w, -1.0, "w", nullptr);
+  impl_->state->settle();
+  return x;
 }
 
 // ---- BaseArrowFrame -------------------------------------------------------------------------------------------------
@@ -239,11 +381,29 @@ struct FrameFactors::Held {
 
 double FrameFactors::ridge_t() const noexcept { return held_->factor->ridge_t(); }
 double FrameFactors::ridge_beta() const noexcept { return held_->factor->ridge_beta(); }
+FrameRoute FrameFactors::route() const noexcept { return device::frame_route(held_->factor->route()); }
 double FrameFactors::log_det_hessian() const noexcept { return held_->factor->log_det(); }
 
 struct BaseArrowFrame::Impl {
-  Impl(const ArrowSystem& s, const FrameOptions& options) : state(std::make_shared<newton::FrameState>(s, options)) {
+  template <class System>
+  Impl(const System& s, const FrameOptions& options) : state(std::make_shared<newton::FrameState>(s, options)) {
     state->settle();
+  }
+  // The factor of handed-out factors, if they are of this frame as it is now.
+  device::DeviceFactor& factor_of(const FrameFactors::Held& held) const {
+    if (held.state != state || held.generation != state->generation()) {
+      throw InvalidArgument("factors", "factors of another frame, or of before its refresh()", "factors of this frame");
+    }
+    return *held.factor;
+  }
+  // work(g) where the frame's own gradient is on the device. A refresh() does not come between.
+  template <class Work>
+  std::optional<FrameStep> with_resident_gradient(Work&& work) const {
+    const std::lock_guard lock(state->mutex());
+    const DeviceVector* const g = state->resident_gradient();
+    if (g == nullptr) return std::nullopt;
+    state->begin();
+    return work(*g);
   }
   std::shared_ptr<newton::FrameState> state;
 };
@@ -258,9 +418,16 @@ BaseArrowFrame BaseArrowFrame::build(const ArrowSystem& s, const FrameOptions& o
   return BaseArrowFrame(std::make_unique<Impl>(s, options));
 }
 
+BaseArrowFrame BaseArrowFrame::build(const DeviceParts& parts, const FrameOptions& options) {
+  check_frame_options(options);
+  check(parts);
+  return BaseArrowFrame(std::make_unique<Impl>(parts, options));
+}
+
 Index BaseArrowFrame::n() const noexcept { return impl_->state->n(); }
 Index BaseArrowFrame::k() const noexcept { return impl_->state->k(); }
 Index BaseArrowFrame::total_dim() const noexcept { return impl_->state->total_dim(); }
+const FramePlan& BaseArrowFrame::plan() const noexcept { return impl_->state->plan(); }
 Index BaseArrowFrame::device_bytes() const noexcept {
   const std::lock_guard lock(impl_->state->mutex());
   return impl_->state->bytes();
@@ -285,19 +452,42 @@ FrameStep BaseArrowFrame::solve_with(const FrameFactors& factors, std::span<cons
   impl_->state->check_gradient(g_t, g_beta);
   const std::lock_guard lock(impl_->state->mutex());
   impl_->state->begin();
-  const FrameFactors::Held& held = *factors.held_;
-  if (held.state != impl_->state || held.generation != impl_->state->generation()) {
-    throw InvalidArgument("factors", "factors of another frame, or of before its refresh()", "factors of this frame");
-  }
-  return impl_->state->step(*held.factor, g_t, g_beta, certificate, newton::kResident);
+  return impl_->state->step(impl_->factor_of(*factors.held_), g_t, g_beta, certificate, newton::kResident);
+}
+
+FrameStep BaseArrowFrame::solve_with(const FrameFactors& factors, const DeviceVector& g, bool certificate) {
+  const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
+  return impl_->state->step(impl_->factor_of(*factors.held_), g, certificate, newton::kResident);
 }
 
 FrameStep BaseArrowFrame::solve_with(const FrameFactors& factors, bool certificate) {
+  if (auto step = impl_->with_resident_gradient([&](const DeviceVector& g) {
+        return impl_->state->step(impl_->factor_of(*factors.held_), g, certificate, newton::kResident);
+      })) {
+    return *std::move(step);
+  }
   const newton::Gradient g = impl_->state->gradient();
   return solve_with(factors, g.t, g.beta, certificate);
 }
 
+FrameStep BaseArrowFrame::refactor_and_solve(double ridge_t, double ridge_beta, const DeviceVector& g,
+                                             bool certificate) {
+  newton::require_ridges(ridge_t, ridge_beta);
+  const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
+  const auto factor = impl_->state->factor(ridge_t, ridge_beta);
+  return impl_->state->step(*factor, g, certificate, newton::kResident);
+}
+
 FrameStep BaseArrowFrame::refactor_and_solve(double ridge_t, double ridge_beta, bool certificate) {
+  newton::require_ridges(ridge_t, ridge_beta);
+  if (auto step = impl_->with_resident_gradient([&](const DeviceVector& g) {
+        const auto factor = impl_->state->factor(ridge_t, ridge_beta);
+        return impl_->state->step(*factor, g, certificate, newton::kResident);
+      })) {
+    return *std::move(step);
+  }
   const newton::Gradient g = impl_->state->gradient();
   return refactor_and_solve(ridge_t, ridge_beta, g.t, g.beta, certificate);
 }
@@ -316,6 +506,13 @@ void BaseArrowFrame::refresh(const ArrowSystem& s) {
   const std::lock_guard lock(impl_->state->mutex());
   impl_->state->begin();
   impl_->state->refresh(s);
+}
+
+void BaseArrowFrame::refresh(const DeviceParts& parts) {
+  check(parts);
+  const std::lock_guard lock(impl_->state->mutex());
+  impl_->state->begin();
+  impl_->state->refresh(parts);
 }
 
 FrameStep newton_step_reupload(const ArrowSystem& s, double ridge_t, double ridge_beta, bool certificate,

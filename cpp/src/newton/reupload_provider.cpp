@@ -3,6 +3,8 @@
 #include <limits>
 #include <utility>
 
+#include "newton/device_provider.hpp"
+
 namespace arrowschur::newton {
 namespace {
 
@@ -25,7 +27,10 @@ void ReuploadProvider::drop() {
 
 Attempt::Outcome ReuploadProvider::factor(double ridge_t, double ridge_beta) {
   drop();
-  device_.emplace(system(), memory_limit_, device::ResidentDevice::kSolveVectors);
+  device_.emplace(system(), device::Binding{.vectors = device::ResidentDevice::kSolveVectors,
+                                            .memory_limit = options_.device_memory_limit,
+                                            .route = route_of(options_.mode),
+                                            .expected_solves = options_.expected_solves});
   device::FactorAnswer answer = device_->factors().get(ridge_t, ridge_beta);
   factor_ = std::move(answer.factor);
   if (factor_ == nullptr) {
@@ -37,6 +42,7 @@ Attempt::Outcome ReuploadProvider::factor(double ridge_t, double ridge_beta) {
   }
   ++telemetry_.factorizations;
   ++telemetry_.frame_builds;
+  route_ = device::frame_route(factor_->route());
   log_det_ = factor_->log_det();
   smallest_pivot_ = factor_->smallest_pivot();
   return Attempt::Outcome::solved;

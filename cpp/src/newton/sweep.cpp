@@ -78,7 +78,7 @@ FitResult captured(ResidentWorkspace& workspace, Runner runner, const InnerOptio
 // Bytes that one fit holds at its peak; 0 when there is no plan, which the fit will say itself.
 Index bytes_per_fit(const ResidentWorkspace& workspace, Runner runner, const InnerOptions& options) {
   const ArrowSystem& s = workspace.system();
-  if (runner == Runner::device) return newton::device_bytes_of_a_fit(s);
+  if (runner == Runner::device) return newton::device_bytes_of_a_fit(s, options.solve);
   if (runner == Runner::cpu_reference) {
     const double size = static_cast<double>(s.total_dim() + s.k());
     return static_cast<Index>(std::min(8.0 * size * size, 9e18));

@@ -20,9 +20,10 @@ std::atomic<int> g_faults{0};
 constexpr const char* kUnbound = "not bound yet: the first call that runs on a device binds it";
 constexpr const char* kBelowGates = "too few rows for small_batched_potrf and too small for gemm, under every policy";
 
-void fill_account(InnerFit& fit, const device::Table& table, const char* path) {
+void fill_account(InnerFit& fit, const device::Table& table, const char* path, FrameRoute route) {
   // The path is that of the accepted work: a fit that began at its minimum has done none.
   if (fit.accepted_iterations == 0) return;
+  fit.route = to_string(route);
   const device::Account account = device::account_of(table, path);
   fit.execution_path = account.execution_path;
   fit.backend = account.backend;
@@ -31,14 +32,23 @@ void fill_account(InnerFit& fit, const device::Table& table, const char* path) {
 
 }  // namespace
 
+FrameRoute predicted_route(const ArrowSystem& s, const SolveOptions& options, const MachineProfile& profile) {
+  const FrameRoute wanted = route_of(options.mode);
+  if (wanted != FrameRoute::automatic) return wanted;
+  const char* const obstacle = device::dual_obstacle(device::border_form(s.border()), s.total_dim(), s.k());
+  return device::faster_route(device::cost_shape(s), obstacle, options.expected_solves, profile);
+}
+
 void note_device_fault() noexcept { g_faults.fetch_add(1, std::memory_order_relaxed); }
 bool device_is_given_up() noexcept { return g_faults.load(std::memory_order_relaxed) >= 2; }
 
-// Blocks and one factor (W as large as B, S_0 and S, L, inverses of the diagonal blocks), and what a lane takes.
-Index device_bytes_of_a_fit(const ArrowSystem& s) {
+// Blocks and one factor (W as large as B, S_0 and S or V and C, L, inverses of the diagonal blocks), and what a lane takes.
+Index device_bytes_of_a_fit(const ArrowSystem& s, const SolveOptions& options) {
   constexpr Index kLane = Index{40} << 20;  // the libraries' workspaces
   const Index t = s.total_dim(), k = s.k();
-  const Index numbers = t * k + 2 * k * (k + 15) + 8 * (t + k) + t * (s.max_dim() + 1) + 128 * (k + 127);
+  const bool dual = predicted_route(s, options, policy::reference_profile()) == FrameRoute::dual;
+  const Index m = dual ? t : k, slabs = dual ? 2 : 1, squares = dual ? 1 : 2;
+  const Index numbers = slabs * t * k + squares * m * (m + 15) + 8 * (t + k) + t * (s.max_dim() + 1) + 128 * (m + 127);
   return device::system_bytes(s) + static_cast<Index>(sizeof(double)) * numbers + kLane;
 }
 
@@ -76,7 +86,11 @@ void WorkspaceDevice::release() noexcept {
 
 const char* WorkspaceDevice::obstacle(const SolveOptions& options) const {
   if (const auto no = device::unsupported(system_)) return no->what;
-  if (options.mode == Mode::low_rank || options.mode == Mode::inexact_pcg) return "only mode='direct' runs on a device";
+  if (options.mode == Mode::inexact_pcg) return "mode='inexact_pcg' (of frames only)";
+  if (options.mode == Mode::low_rank) {
+    const char* why = device::dual_obstacle(device::border_form(system_.border()), system_.total_dim(), system_.k());
+    if (why != nullptr) return why;
+  }
   if (options.precision != Precision::float64) return "only precision='float64' runs on a device";
   return nullptr;
 }
@@ -89,10 +103,9 @@ bool WorkspaceDevice::admissible() const {
 }
 
 double WorkspaceDevice::seconds(const SolveOptions& options, const MachineProfile& profile) const {
-  const policy::CostShape shape =
-      policy::dense_shape(static_cast<double>(shape_.n), static_cast<double>(shape_.d), static_cast<double>(shape_.p),
-                          static_cast<double>(device::border_form(system_.border()).entries));
-  policy::RouteTime time = policy::direct_time(shape, profile);
+  const policy::CostShape shape = device::cost_shape(system_);
+  const bool dual = predicted_route(system_, options, profile) == FrameRoute::dual;
+  policy::RouteTime time = dual ? policy::low_rank_time(shape, profile) : policy::direct_time(shape, profile);
   if (bound()) time.up = 0.0;  // the data are there
   return time.total(static_cast<double>(options.expected_solves));
 }
@@ -108,14 +121,16 @@ DeviceProvider& WorkspaceDevice::bind(const SolveOptions& options) {
   if (!device::handles_are_valid()) release();  // bound in the parent of this process
   if (!provider_) {
     try {
-      provider_.emplace(system_, options.device_memory_limit);
+      provider_.emplace(system_, options);
       reason_.clear();
     } catch (const ArrowError& error) {
       reason_ = error.what();
       throw;
     }
   }
-  provider_->resident().factors().configure(options.frame_cache_entries, options.device_memory_limit);
+  device::ResidentDevice& resident = provider_->resident();
+  resident.factors().configure(options.frame_cache_entries, options.device_memory_limit);
+  resident.choose_route(route_of(options.mode), options.expected_solves, options.device_memory_limit);
   return *provider_;
 }
 
@@ -150,7 +165,7 @@ InnerFit WorkspaceDevice::fit(const Gradient& g, bool own, double objective_at_z
     if (own && std::exchange(own_gradient_there_, own)) provider.keep_gradient();
     own_gradient_there_ = own;
     fit = run_inner_loop(provider, g.t, g.beta, objective_at_zero, options);
-    fill_account(fit, provider.resident().table(), "gpu-resident-full");
+    fill_account(fit, provider.resident().table(), "gpu-resident-full", provider.route());
     if (options.solve.frame_cache_entries == 0) provider.resident().factors().clear();
   });
   fit.telemetry = std::move(call);
@@ -158,7 +173,7 @@ InnerFit WorkspaceDevice::fit(const Gradient& g, bool own, double objective_at_z
 }
 
 InnerFit WorkspaceDevice::reupload_fit(const Gradient& g, double objective_at_zero, const InnerOptions& options) {
-  ReuploadProvider provider(system_, options.solve.device_memory_limit);
+  ReuploadProvider provider(system_, options.solve);
   InnerFit fit;
   Telemetry call;
   try {
@@ -167,7 +182,7 @@ InnerFit WorkspaceDevice::reupload_fit(const Gradient& g, double objective_at_ze
     telemetry::count(call, provider.take_telemetry());
     throw;
   }
-  fill_account(fit, device::table(), "gpu-reupload");
+  fill_account(fit, device::table(), "gpu-reupload", provider.route());
   telemetry::count(fit.telemetry, provider.take_telemetry());
   return fit;
 }
@@ -184,6 +199,7 @@ void WorkspaceDevice::step(const Gradient& own, double ridge_t, double ridge_bet
                               {own.t.data(), own.beta.data(), step.delta_t.data(), step.delta_beta.data()});
     step.certificate = provider.resident().certificate(*answer.factor);
     step.log_det_hessian = answer.factor->log_det();
+    step.route = to_string(provider.route());
     const device::Account account = device::account_of(provider.resident().table(), "gpu-resident-linearization");
     step.execution_path = account.execution_path;
     step.backend = account.backend;

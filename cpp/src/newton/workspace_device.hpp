@@ -47,9 +47,12 @@ class WorkspaceDevice {
   std::string reason_;  // of the last attempt to bind
 };
 
+// By time alone, where the mode leaves the choice.
+FrameRoute predicted_route(const ArrowSystem&, const SolveOptions&, const MachineProfile&);
+
 // For a sweep on the device: what a fit holds there, and what all may hold together. Asks the device, which is so awake
 // before a worker could wake it; without one the budget is that of one fit.
-Index device_bytes_of_a_fit(const ArrowSystem&);
+Index device_bytes_of_a_fit(const ArrowSystem&, const SolveOptions&);
 Index device_budget(const SolveOptions&);
 // Streams with their library handles for `count` fits at a time, where there is a device.
 void make_lanes(Index count);

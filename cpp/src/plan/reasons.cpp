@@ -67,6 +67,8 @@ std::string PlanCandidate::why_not() const {
 std::string SolvePlan::profile_name() const { return profile == nullptr ? "" : profile->name; }
 
 std::vector<std::string> SolvePlan::reasons() const {
+  if (std::strcmp(backend, "cpu") != 0)
+    return {"solved in a batch on the device: everything sent at once, nothing kept"};
   std::vector<std::string> lines;
   const Facts& f = facts;
   const PlanCandidate* own = nullptr;

@@ -111,8 +111,9 @@ namespace {
 
 std::string pcg_message(const PcgError::Facts& f) {
   if (f.kind == PcgFailure::jacobi_diagonal) {
-    return "the Schur complement S has " + format_number(f.value) + " on its diagonal in column " +
-           std::to_string(f.index) + ": no Jacobi preconditioner, and S is not positive definite; raise ridge_beta.";
+    const std::string where = f.index < 0 ? "" : " in column " + std::to_string(f.index);
+    return "the Schur complement S has " + format_number(f.value) + " on its diagonal" + where +
+           ": no Jacobi preconditioner, and S is not positive definite; raise ridge_beta.";
   }
   std::string text = "conjugate gradients on the border (preconditioner " +
                      (f.preconditioner.empty() ? std::string("none") : f.preconditioner) + ") ";

@@ -6,8 +6,11 @@
 #include <random>
 #include <vector>
 
+#include "backend/batch_driver.hpp"
 #include "backend/device_loader.hpp"
-#include "backend/stage_driver.hpp"
+#include "backend/dual_driver.hpp"
+#include "backend/rows_driver.hpp"
+#include "backend/schur_driver.hpp"
 #include "check.hpp"
 
 using namespace stage_driver;
@@ -23,29 +26,37 @@ void on_device(void (*claim)(const ArrowschurDeviceTable&)) {
   std::cout << "SKIPPED(no-device): " << runtime.info.why() << "\n";
 }
 
-// Bits do not depend on what other streams do.
-void check_busy_streams(const ArrowschurDeviceTable& table) {
-  const Problem p = random_problem(repeated(2, 500), 700, ARROWSCHUR_BORDER_DENSE, 0, 31);
-  Stream quiet(table);
-  Frame frame(quiet, p);
-  frame.build(0.1, 0.2);
-  const Vector expected = frame.step(p.g);
+// A step and five iterates on a stream, queued; both are looked at later.
+struct Work {
+  Work(const ArrowschurDeviceTable& table, const Problem& p, bool dual)
+      : stream(table), frame(stream, p, false, false, dual), x(stream.allocate(p.total + p.k)) {
+    const Vector right_side(p.g.begin() + p.total, p.g.end());
+    double* const g = stream.upload(p.g);
+    frame.build(0.1, 0.2);
+    frame.solve(g, x);
+    pcg = std::make_unique<Iteration>(frame, 0.2, right_side, 0.0, 5);
+    for (int i = 0; i < 5; ++i) pcg->iterate();
+  }
+  std::vector<Vector> results() {
+    return {stream.download(x, frame.p.total + frame.p.k), stream.download(pcg->x, frame.p.k)};
+  }
 
-  std::vector<std::unique_ptr<Stream>> streams;
-  std::vector<std::unique_ptr<Frame>> frames;
-  std::vector<double*> steps;
-  for (int i = 0; i < 8; ++i) {
-    streams.push_back(std::make_unique<Stream>(table));
-    frames.push_back(std::make_unique<Frame>(*streams.back(), p));
-    steps.push_back(streams.back()->allocate(p.total + p.k));
+  Stream stream;
+  Frame frame;
+  double* x;
+  std::unique_ptr<Iteration> pcg;
+};
+
+// Bits do not depend on what other streams do, on either route.
+void check_busy_streams(const ArrowschurDeviceTable& table) {
+  for (const bool dual : {false, true}) {
+    const Problem p = random_problem(repeated(2, 500), 700, dual ? ARROWSCHUR_BORDER_BANDED : ARROWSCHUR_BORDER_DENSE,
+                                     dual ? 2 : 0, 31);
+    const std::vector<Vector> expected = Work(table, p, dual).results();
+    std::vector<std::unique_ptr<Work>> works;
+    for (int i = 0; i < 8; ++i) works.push_back(std::make_unique<Work>(table, p, dual));
+    for (const auto& work : works) CHECK(work->results() == expected);
   }
-  std::vector<double*> gradients;
-  for (const auto& stream : streams) gradients.push_back(stream->upload(p.g));
-  for (size_t i = 0; i < frames.size(); ++i) {
-    frames[i]->build(0.1, 0.2);
-    frames[i]->solve(gradients[i], steps[i]);
-  }
-  for (size_t i = 0; i < frames.size(); ++i) CHECK(streams[i]->download(steps[i], p.total + p.k) == expected);
 }
 
 // The size of a real frame: many tiles, many chunks.
@@ -54,17 +65,44 @@ void check_large(const ArrowschurDeviceTable& table) {
   check_system(table, random_problem(repeated(8, 100), 1025, ARROWSCHUR_BORDER_BANDED, 1, 43), true, false);
 }
 
+void check_large_dual(const ArrowschurDeviceTable& table) {
+  check_system(table, random_problem(repeated(2, 180), 2000, ARROWSCHUR_BORDER_BANDED, 1, 47), false, false, true);
+  check_system(table, random_problem(repeated(8, 100), 1025, ARROWSCHUR_BORDER_BANDED, 0, 53), true, false, true);
+  check_system(table, random_problem(repeated(3, 300), 1201, ARROWSCHUR_BORDER_BANDED, 9, 59), false, true, true);
+}
+
 }  // namespace
 
 TEST(EveryShapeAgreesWithTheDenseMatrix) {
   on_device([](const ArrowschurDeviceTable& table) { check_shapes(table, std::random_device{}()); });
 }
+TEST(TheDualRouteAgreesWithTheDenseMatrix) {
+  on_device([](const ArrowschurDeviceTable& table) { check_dual_shapes(table, std::random_device{}()); });
+}
+TEST(TheDualRouteSaysWhereItEnds) { on_device(check_failing_dual); }
+TEST(ProductsAndIteratesOfTheSchurComplement) {
+  on_device([](const ArrowschurDeviceTable& table) { check_schur(table, std::random_device{}()); });
+}
+TEST(ProductsWithWideSchurComplements) { on_device(check_wide_schur); }
+TEST(ConjugateGradientsOfOrder512) { on_device(check_dense_pcg); }
+TEST(ConjugateGradientsSayHowTheyEnd) { on_device(check_pcg_stops); }
+TEST(RowsHaveTheBitsOfPlainLoops) {
+  on_device([](const ArrowschurDeviceTable& table) { check_row_bits(table, std::random_device{}()); });
+}
+TEST(RowsWithoutAFactorSayWhy) { on_device(check_row_status); }
+TEST(TheBatchFixture) { on_device(check_batch_fixture); }
+TEST(BatchesAgreeWithTheDenseMatrix) {
+  on_device([](const ArrowschurDeviceTable& table) { check_batch(table, std::random_device{}()); });
+}
+TEST(LargeSystemsOfABatchAreSharedByBlocks) { on_device(check_large_batch); }
 TEST(LargeSystemsAgreeWithTheDenseMatrix) { on_device(check_large); }
+TEST(LargeDualSystemsAgreeWithTheDenseMatrix) { on_device(check_large_dual); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { on_device(check_failing_rows); }
 TEST(AFailingBorderNamesItsPivot) { on_device(check_failing_border); }
 TEST(VectorsAgreeWithLongSums) { on_device(check_vectors); }
 TEST(ARecordedSolveIsReplayed) { on_device(check_graph); }
 TEST(BitsDoNotDependOnOtherStreams) { on_device(check_busy_streams); }
+TEST(StreamsOfTheCallerAndPlacesOfMemory) { on_device(check_neighbours); }
 TEST(UnsupportedShapesAreRefused) { on_device(check_refusals); }
 
 CHECK_MAIN()

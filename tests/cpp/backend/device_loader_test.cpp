@@ -115,7 +115,7 @@ TEST(EachAbsenceHasItsReason) {
   const DeviceInfo other = scripted("version");
   CHECK(other.outcome == DeviceOutcome::absent);
   CHECK_EQUAL(other.why(),
-              "version_mismatch: the backend has version 3 of the device interface, this library version 2");
+              "version_mismatch: the backend has version 4 of the device interface, this library version 3");
 }
 
 TEST(WhatIsThereAndBrokenIsAFault) {

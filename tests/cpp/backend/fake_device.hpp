@@ -14,7 +14,7 @@ struct FakeDeviceCounts {
 };
 
 // A status of a script: the call itself succeeds, and the record of the build says that a pivot was not positive. For
-// factor_and_whiten (row 0) and factor_border (pivot 0).
+// factor_and_whiten (row 0), dual_reduce and factor_border (pivot 0).
 inline constexpr int kFakeNumericalFailure = 100;
 
 extern "C" {

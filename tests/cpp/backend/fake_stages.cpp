@@ -1,5 +1,6 @@
 #include "fake_stages.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <string>
 #include <type_traits>
@@ -69,19 +70,29 @@ class Call {
     if (s.border_form != ARROWSCHUR_BORDER_DENSE) border = s.k * s.border_width;
     if (s.border_form == ARROWSCHUR_BORDER_BANDED) border += s.k;
     s.border = fake::here(s.border, border);
-    if (has_factor_) {
+    std::int64_t order = 0;
+    if (has_factor_ && factor_.l == nullptr && factor_.s == nullptr) {  // W and the record alone
+      factor_.w = fake::here(factor_.w, s.total * s.k);
+      factor_.record = fake::here(factor_.record, 1);
+    } else if (has_factor_) {
       ArrowschurDeviceFactor& f = factor_;
-      if (f.lds < s.k || f.lds % 16 != 0) throw Outside{};
+      const bool dual = f.v != nullptr, rows_only = f.s == nullptr && !dual;
+      order = dual ? s.total : rows_only ? 0 : s.k;
+      if (f.lds < order || f.lds % 16 != 0) throw Outside{};
       f.l = fake::here(f.l, entries);
       f.inverse_diagonal = fake::here(f.inverse_diagonal, s.total);
       f.w = fake::here(f.w, s.total * s.k);
-      f.s0 = fake::here(f.s0, s.k * f.lds);
-      f.s = fake::here(f.s, s.k * f.lds);
-      f.border_inverses = fake::here(f.border_inverses, kernels::inverse_doubles(s.k, f.full_inverse != 0));
+      f.s0 = dual || rows_only ? nullptr : fake::here(f.s0, s.k * f.lds);
+      f.s = fake::here(f.s, order * f.lds);
+      f.border_inverses = fake::here(f.border_inverses, kernels::inverse_doubles(order, f.full_inverse != 0));
+      if (dual) {
+        f.v = fake::here(f.v, s.total * s.k);
+        f.band_factor = fake::here(f.band_factor, (s.border_width + 1) * s.k);
+      }
       f.record = fake::here(f.record, 1);
     }
     if (workspace_ == nullptr) return;  // of a stage that takes none
-    const auto doubles = static_cast<std::int64_t>(kernels::workspace_bytes(s.total, s.k, 0) / sizeof(double));
+    const auto doubles = static_cast<std::int64_t>(kernels::workspace_bytes(s.total, s.k, order, 0) / sizeof(double));
     double* const workspace = fake::here(static_cast<double*>(workspace_), doubles);
     std::fill_n(workspace, doubles, std::bit_cast<double>(kernels::kPoison));  // nothing survives from stage to stage
     workspace_ = workspace;
@@ -113,7 +124,10 @@ int queue_stage(const char* name, void* stream, const Count& count, Work work) {
 
 // What a script makes of a build that may have gone well.
 void break_build(ArrowschurBuildRecord& record, const std::string& stage) {
-  if (stage == "factor_border") {
+  if (stage == "dual_reduce") {
+    record.failed |= ARROWSCHUR_BAND_FAILED;
+    record.border_pivot = 0;
+  } else if (stage == "factor_border") {
     record.failed |= ARROWSCHUR_BORDER_FAILED;
     record.border_pivot = 0;
   } else {
@@ -151,11 +165,16 @@ int queue_call(const char* name, const ArrowschurDeviceSystem* system, const Arr
 
 }  // namespace
 
-int sizes(const ArrowschurDeviceSystem* system, std::int32_t full_inverse, ArrowschurDeviceSizes* out) {
+int sizes(const ArrowschurDeviceSystem* system, std::int32_t dual, std::int32_t full_inverse,
+          ArrowschurDeviceSizes* out) {
   if (const int status = scripted("sizes")) return status;
   if (system == nullptr || out == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no system");
-  if (const char* words = kernels::complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
-  *out = {kernels::workspace_bytes(system->total, system->k, 0), kernels::inverse_bytes(system->k, full_inverse != 0)};
+  if (const char* words = dual != 0 ? kernels::dual_complaint(*system) : kernels::complaint(*system)) {
+    return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  }
+  const std::int64_t order = dual != 0 ? system->total : system->k;
+  *out = {kernels::workspace_bytes(system->total, system->k, order, 0),
+          kernels::inverse_bytes(order, full_inverse != 0)};
   return kDone;
 }
 
@@ -169,6 +188,16 @@ int factor_and_whiten(const ArrowschurDeviceSystem* system, double ridge_t, cons
 int reduce(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, void* workspace, void* stream) {
   return queue_call("reduce", system, factor, workspace, stream,
                     [](auto& queue, Call& call, auto) { return kernels::reduce(queue, call.system(), call.factor()); });
+}
+
+int dual_reduce(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                void* workspace, void* stream) {
+  if (system != nullptr) {
+    if (const char* words = kernels::dual_complaint(*system)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  }
+  return queue_call("dual_reduce", system, factor, workspace, stream, [=](auto& queue, Call& call, auto) {
+    return kernels::dual_reduce(queue, call.system(), ridge_beta, call.factor());
+  });
 }
 
 int factor_border(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
@@ -210,7 +239,8 @@ int reduce_rhs(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFacto
 int border_solve(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
                  void* stream) {
   return queue_call("border_solve", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
-    return kernels::border_solve(queue, call.system(), call.factor(), at(x, call.system().k, sizeof(double)),
+    return kernels::border_solve(queue, call.system(), call.factor(),
+                                 at(x, kernels::order_of(call.system(), call.factor()), sizeof(double)),
                                  call.workspace());
   });
 }
@@ -218,7 +248,51 @@ int border_solve(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFac
 int expand(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* factor, double* x, void* workspace,
            void* stream) {
   return queue_call("expand", system, factor, workspace, stream, [=](auto& queue, Call& call, auto at) {
-    return kernels::expand(queue, call.system(), call.factor(), at(x, call.system().total + call.system().k));
+    return kernels::expand(queue, call.system(), call.factor(), at(x, call.system().total + call.system().k),
+                           call.workspace());
+  });
+}
+
+// Of the factor only W and the record are looked at.
+namespace {
+
+ArrowschurDeviceFactor whitened(const ArrowschurDeviceFactor& factor) {
+  ArrowschurDeviceFactor part{};
+  part.w = factor.w, part.record = factor.record;
+  return part;
+}
+
+}  // namespace
+
+int schur_apply(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                const double* x, double* y, void* workspace, void* stream) {
+  const ArrowschurDeviceFactor part = whitened(*factor);
+  return queue_call("schur_apply", system, &part, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t k = call.system().k;
+    return kernels::schur_apply(queue, call.system(), ridge_beta, call.factor(), at(x, k, sizeof(double)),
+                                at(y, k, sizeof(double)), call.workspace());
+  });
+}
+
+int pcg_begin(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+              double relative_tolerance, std::int64_t max_iterations, const double* b, double* x, double* vectors,
+              ArrowschurPcgRecord* record, void* workspace, void* stream) {
+  const ArrowschurDeviceFactor part = whitened(*factor);
+  return queue_call("pcg_begin", system, &part, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t k = call.system().k;
+    return kernels::pcg_begin(queue, call.system(), ridge_beta, call.factor(), relative_tolerance, max_iterations,
+                              at(b, k, sizeof(double)), at(x, k, sizeof(double)), at(vectors, 5 * k), at(record, 1),
+                              call.workspace());
+  });
+}
+
+int pcg_iterate(const ArrowschurDeviceSystem* system, double ridge_beta, const ArrowschurDeviceFactor* factor,
+                double* x, double* vectors, ArrowschurPcgRecord* record, void* workspace, void* stream) {
+  const ArrowschurDeviceFactor part = whitened(*factor);
+  return queue_call("pcg_iterate", system, &part, workspace, stream, [=](auto& queue, Call& call, auto at) {
+    const std::int64_t k = call.system().k;
+    return kernels::pcg_iterate(queue, call.system(), ridge_beta, call.factor(), at(x, k, sizeof(double)),
+                                at(vectors, 5 * k), at(record, 1), call.workspace());
   });
 }
 
@@ -278,6 +352,50 @@ int measure(const ArrowschurDeviceSystem* system, const ArrowschurDeviceFactor* 
     return kernels::measure(queue, call.system(), has_factor ? &call.factor() : nullptr, at(g, size), at(z, size),
                             at(r, size), at(delta, size), at(q, size), at(record, 1, sizeof(double)), call.workspace());
   });
+}
+
+// ---- small systems ----------------------------------------------------------------------------------------------------
+int batch_sizes(const ArrowschurDeviceBatch* batch, std::size_t* workspace) {
+  if (const int status = scripted("batch_sizes")) return status;
+  if (batch == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no batch");
+  if (const char* words = kernels::complaint(*batch)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  *workspace = static_cast<std::size_t>(kernels::batch_doubles(*batch)) * sizeof(double);
+  return kDone;
+}
+
+int batch_solve(const ArrowschurDeviceBatch* batch, double ridge_t, double ridge_beta, double* x,
+                ArrowschurBuildRecord* records, void* workspace, void* stream) {
+  const int status = scripted("batch_solve");
+  if (status != kDone && status != kFakeNumericalFailure) return status;
+  if (batch == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no batch");
+  if (const char* words = kernels::complaint(*batch)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  const std::lock_guard lock(mutex());
+  const std::vector<ArrowschurBatchEntry> entries(batch->host_entries, batch->host_entries + batch->count);
+  const ArrowschurDeviceBatch given = *batch;
+  return queue_stage(
+      "batch_solve", stream,
+      [&](auto& queue) { kernels::batch_solve(queue, *batch, ridge_t, ridge_beta, x, records, nullptr); },
+      [=] {
+        if (entries.empty()) return kDone;
+        ArrowschurDeviceBatch call = given;
+        std::int64_t a = 0, b = 0, m = 0, g = 0;
+        for (const ArrowschurBatchEntry& e : entries) {
+          const std::int64_t total = e.n * e.d, k = e.k;
+          a = std::max(a, e.a + total * e.d), b = std::max(b, e.b + total * k);
+          m = std::max(m, e.m + k * k), g = std::max(g, e.x + total + k);
+        }
+        call.host_entries = entries.data();
+        call.entries = here(call.entries, call.count);
+        call.a = here(call.a, a), call.b = here(call.b, b), call.m = here(call.m, m), call.g = here(call.g, g);
+        ArrowschurBuildRecord* const made = here(records, call.count);
+        const std::int64_t doubles = kernels::batch_doubles(call);
+        double* const partial = here(static_cast<double*>(workspace), doubles);
+        std::fill_n(partial, doubles, std::bit_cast<double>(kernels::kPoison));
+        kernels::HostQueue queue;
+        const int done = kernels::batch_solve(queue, call, ridge_t, ridge_beta, here(x, g), made, partial);
+        if (status == kFakeNumericalFailure) break_build(made[0], "factor_border");
+        return done;
+      });
 }
 
 }  // namespace fake

@@ -9,10 +9,13 @@
 
 namespace fake {
 
-int sizes(const ArrowschurDeviceSystem* system, std::int32_t full_inverse, ArrowschurDeviceSizes* sizes);
+int sizes(const ArrowschurDeviceSystem* system, std::int32_t dual, std::int32_t full_inverse,
+          ArrowschurDeviceSizes* sizes);
 int factor_and_whiten(const ArrowschurDeviceSystem*, double ridge_t, const ArrowschurDeviceFactor*, void* workspace,
                       void* stream);
 int reduce(const ArrowschurDeviceSystem*, const ArrowschurDeviceFactor*, void* workspace, void* stream);
+int dual_reduce(const ArrowschurDeviceSystem*, double ridge_beta, const ArrowschurDeviceFactor*, void* workspace,
+                void* stream);
 int factor_border(const ArrowschurDeviceSystem*, double ridge_beta, const ArrowschurDeviceFactor*, void* workspace,
                   void* stream);
 int log_det(const ArrowschurDeviceSystem*, const ArrowschurDeviceFactor*, void* workspace, void* stream);
@@ -24,6 +27,16 @@ int reduce_rhs(const ArrowschurDeviceSystem*, const ArrowschurDeviceFactor*, con
 int border_solve(const ArrowschurDeviceSystem*, const ArrowschurDeviceFactor*, double* x, void* workspace,
                  void* stream);
 int expand(const ArrowschurDeviceSystem*, const ArrowschurDeviceFactor*, double* x, void* workspace, void* stream);
+int schur_apply(const ArrowschurDeviceSystem*, double ridge_beta, const ArrowschurDeviceFactor*, const double* x,
+                double* y, void* workspace, void* stream);
+int pcg_begin(const ArrowschurDeviceSystem*, double ridge_beta, const ArrowschurDeviceFactor*,
+              double relative_tolerance, std::int64_t max_iterations, const double* b, double* x, double* vectors,
+              ArrowschurPcgRecord*, void* workspace, void* stream);
+int pcg_iterate(const ArrowschurDeviceSystem*, double ridge_beta, const ArrowschurDeviceFactor*, double* x,
+                double* vectors, ArrowschurPcgRecord*, void* workspace, void* stream);
+int batch_sizes(const ArrowschurDeviceBatch*, std::size_t* workspace);
+int batch_solve(const ArrowschurDeviceBatch*, double ridge_t, double ridge_beta, double* x, ArrowschurBuildRecord*,
+                void* workspace, void* stream);
 int apply_h(const ArrowschurDeviceSystem*, const double* z, double* q, void* workspace, void* stream);
 int norm_h(const ArrowschurDeviceSystem*, double ridge_t, double ridge_beta, double* norm, void* workspace,
            void* stream);

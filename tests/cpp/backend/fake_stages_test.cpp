@@ -4,9 +4,12 @@
 
 #include <random>
 
+#include "backend/batch_driver.hpp"
 #include "backend/device_loader.hpp"
+#include "backend/dual_driver.hpp"
 #include "backend/fake_device.hpp"
-#include "backend/stage_driver.hpp"
+#include "backend/rows_driver.hpp"
+#include "backend/schur_driver.hpp"
 #include "check.hpp"
 
 using namespace stage_driver;
@@ -37,6 +40,17 @@ ArrowschurDeviceCounters counters(const Stream& stream) {
 }  // namespace
 
 TEST(EveryShapeAgreesWithTheDenseMatrix) { check_shapes(table(), std::random_device{}()); }
+TEST(TheDualRouteAgreesWithTheDenseMatrix) { check_dual_shapes(table(), std::random_device{}()); }
+TEST(TheDualRouteSaysWhereItEnds) { check_failing_dual(table()); }
+TEST(ProductsAndIteratesOfTheSchurComplement) { check_schur(table(), std::random_device{}()); }
+TEST(ProductsWithWideSchurComplements) { check_wide_schur(table()); }
+TEST(ConjugateGradientsOfOrder512) { check_dense_pcg(table()); }
+TEST(ConjugateGradientsSayHowTheyEnd) { check_pcg_stops(table()); }
+TEST(RowsHaveTheBitsOfPlainLoops) { check_row_bits(table(), std::random_device{}()); }
+TEST(RowsWithoutAFactorSayWhy) { check_row_status(table()); }
+TEST(TheBatchFixture) { check_batch_fixture(table()); }
+TEST(BatchesAgreeWithTheDenseMatrix) { check_batch(table(), std::random_device{}()); }
+TEST(LargeSystemsOfABatchAreSharedByBlocks) { check_large_batch(table()); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { check_failing_rows(table()); }
 TEST(AFailingBorderNamesItsPivot) { check_failing_border(table()); }
 TEST(VectorsAgreeWithLongSums) { check_vectors(table()); }
@@ -66,6 +80,28 @@ TEST(TheBudgetOfLaunchesIsKept) {
   before = launches();
   stream.require(table().apply_h(&frame.system, g, x, frame.workspace, stream.handle()));
   CHECK(launches() - before <= 3);
+
+  double* const vectors = stream.allocate(5 * p.k);
+  auto* const iteration = stream.allocate<ArrowschurPcgRecord>(1);
+  before = launches();
+  stream.require(table().pcg_begin(&frame.system, 0.0, &frame.factor, 0.0, 9, g + p.total, x, vectors, iteration,
+                                   frame.workspace, stream.handle()));
+  CHECK_EQUAL(launches() - before, std::int64_t{3});
+  before = launches();
+  stream.require(
+      table().pcg_iterate(&frame.system, 0.0, &frame.factor, x, vectors, iteration, frame.workspace, stream.handle()));
+  CHECK_EQUAL(launches() - before, std::int64_t{5});  // W, the dense border, their sum; two of vectors
+
+  for (const std::int64_t width : {0, 1, 5}) {
+    const Problem banded = random_problem(repeated(2, 20), 300, ARROWSCHUR_BORDER_BANDED, width, 5);
+    Frame dual(stream, banded, false, false, true);
+    before = launches();
+    dual.build(0.0, 0.0);
+    CHECK(launches() - before <= 12);
+    before = launches();
+    dual.solve(g, x);
+    CHECK(launches() - before <= 8 + 2);  // one diagonal block
+  }
 }
 
 TEST(CountersAreOfTheStream) {
@@ -92,6 +128,8 @@ TEST(ACaptureMayNeitherAllocateNorSynchronize) {
   CHECK_EQUAL(table().capture_end(stream.handle(), &graph), int{ARROWSCHUR_DEVICE_FAILED});
   stream.synchronize();  // as it was before
 }
+
+TEST(StreamsOfTheCallerAndPlacesOfMemory) { check_neighbours(table()); }
 
 TEST(AScriptFailsTheCallThatItNames) {
   Stream stream(table());

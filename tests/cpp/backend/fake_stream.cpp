@@ -139,6 +139,29 @@ int counters(void* stream, ArrowschurDeviceCounters* out) {
   return kOk;
 }
 
+namespace {
+
+int tie(const char* function, void* stream, std::uint64_t external) {
+  if (const int status = scripted(function)) return status;
+  const std::lock_guard lock(mutex());
+  Stream* const s = stream_of(stream);
+  if (s == nullptr) return ARROWSCHUR_DEVICE_INVALID;
+  if (external == 0) return fail(ARROWSCHUR_DEVICE_INVALID, "stream 0 of the caller");
+  return not_in_a_capture(*s, function);
+}
+
+}  // namespace
+
+int stream_wait_external(void* stream, std::uint64_t external) { return tie("stream_wait_external", stream, external); }
+int external_wait_stream(std::uint64_t external, void* stream) { return tie("external_wait_stream", stream, external); }
+
+int memory_ordinal(const void* memory, std::int32_t* ordinal) {
+  if (const int status = scripted("memory_ordinal")) return status;
+  const std::lock_guard lock(mutex());
+  *ordinal = heap().content(memory, 0) != nullptr ? 0 : -1;
+  return kOk;
+}
+
 // ---- memory ---------------------------------------------------------------------------------------------------------
 int free_memory(std::size_t* bytes) {
   if (const int status = scripted("free_memory")) return status;

@@ -43,6 +43,10 @@ int stream_create(void** stream);
 int stream_destroy(void* stream);
 int stream_synchronize(void* stream);
 int counters(void* stream, ArrowschurDeviceCounters* counters);
+// Nothing is queued on streams that are not the fake's: these two check what they are given.
+int stream_wait_external(void* stream, std::uint64_t external);
+int external_wait_stream(std::uint64_t external, void* stream);
+int memory_ordinal(const void* memory, std::int32_t* ordinal);
 int free_memory(std::size_t* bytes);
 int allocate(void** memory, std::size_t bytes, void* stream);
 int release(void* memory, void* stream);

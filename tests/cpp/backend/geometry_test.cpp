@@ -40,6 +40,7 @@ class LimitQueue {
     return ARROWSCHUR_DEVICE_OK;
   }
   int subtract_gram(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return 0; }
+  int minus_outer(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return 0; }
   int cholesky(std::int64_t, double*, std::int64_t, int*, void*) { return 0; }
   int solve_lower(std::int64_t, const double*, std::int64_t, double*, std::int64_t) { return 0; }
   int kernels() const { return kernels_; }
@@ -68,13 +69,26 @@ void check_launches(const Shape& shape) {
     suggest_bump(queue, s, 0.0, 0.0, f, nullptr);
     reduce_rhs(queue, s, f, &other, &other, nullptr);
     if (s.k < 100'000) border_solve(queue, s, f, nullptr, nullptr);  // as many launches as blocks
-    expand(queue, s, f, &other);
+    expand(queue, s, f, &other, nullptr);
+    if (dual_complaint(s) != nullptr) continue;
+    f.v = f.band_factor = &other, f.lds = padded(s.total);
+    dual_reduce(queue, s, 0.0, f);
+    factor_border(queue, s, 0.0, f, nullptr, nullptr);
+    log_det(queue, s, f, nullptr);
+    prepare_border_solve(queue, s, f);
+    reduce_rhs(queue, s, f, &other, &other, nullptr);
+    if (s.total < 100'000) border_solve(queue, s, f, nullptr, nullptr);
+    expand(queue, s, f, &other, nullptr);
   }
   apply_h(queue, s, &other, &other, nullptr);
   norm_h(queue, s, 0.0, 0.0, nullptr, &other);
   const double one = 1.0;
   const double* const input = &one;
   combine(queue, s.total + s.k, 1, &one, &input, nullptr);
+  Factor whitened{};
+  schur_apply(queue, s, 0.0, whitened, &other, &other, &other);
+  pcg_begin(queue, s, 0.0, whitened, 0.0, 0, &other, &other, &other, nullptr, &other);
+  pcg_iterate(queue, s, 0.0, whitened, &other, &other, nullptr, &other);
   measure(queue, s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
   CHECK(queue.kernels() > 0);
 }
@@ -95,14 +109,22 @@ void check_coverage(std::int64_t lines, std::int64_t k) {
   } else {
     CHECK_EQUAL(tiling.chunks * tiling.tiles, std::int64_t{0});
   }
+  if (reads_once(k)) {
+    const int pairs = pairs_of(k);
+    const Walk walk = walk_of(lines, pairs);
+    CHECK(pairs * kPairColumns >= k && pairs <= kSchurPairs && walk.blocks <= kSchurBlocks);
+    CHECK(walk.slabs * slab_lines(pairs) >= lines && walk.blocks * walk.each >= walk.slabs);
+    CHECK(walk.blocks == 0 || (walk.blocks - 1) * walk.each < walk.slabs);  // none is empty
+  }
   const Pieces pieces = pieces_of(lines + k);
+  CHECK(pieces_of(k).count <= PcgTurn::kThreads);
   CHECK(pieces.count >= 1 && pieces.count <= 256);
   CHECK(pieces.count * pieces.length >= lines + k);
 }
 
 // Each stage's own account of its workspace is inside of what sizes() asks for.
 void check_workspace(std::int64_t total, std::int64_t k) {
-  const std::int64_t room = workspace_doubles(total, k), size = total + k;
+  const std::int64_t room = workspace_doubles(total, k, k), size = total + k;
   for (const std::int64_t lines : {total, total + k}) {
     const Tiling tiling = tiling_of(lines, k);
     const std::int64_t partials = tiling.chunks * k + tiling.tiles * lines;
@@ -110,9 +132,14 @@ void check_workspace(std::int64_t total, std::int64_t k) {
     CHECK(product_doubles(total, k) + size + pieces_of(size).count <= room);  // norm_h has the most
   }
   CHECK(kMeasures * pieces_of(size).count <= room);
+  const SchurSpace schur = schur_space(total, k);
+  CHECK(schur.parts * k <= schur.image && tiling_of(total, k).chunks * k <= schur.image);
+  CHECK(schur.image + total <= schur.columns && schur.columns + tiling_of(k, k).chunks * k <= schur.lines);
+  CHECK(schur.lines + tiling_of(k, k).tiles * k <= schur.dots && schur.dots + ceil_div(k, kSchurEntries) <= schur.sums);
+  CHECK(schur.sums + 3 * pieces_of(k).count <= schur.scalars && schur.scalars + 3 < schur.end && schur.end <= room);
   const InverseArgs inverse{k, padded(k), nullptr, nullptr, nullptr, nullptr};
   CHECK(diagonal_blocks(k) * inverse.pitch() + k <= room);
-  CHECK(workspace_bytes(total, k, 123) >= kInfoBytes + 123);
+  CHECK(workspace_bytes(total, k, k, 123) >= kInfoBytes + 123);
   CHECK(inverse_bytes(k, true) >= static_cast<std::size_t>(k * k) * 8);
 }
 
@@ -134,7 +161,7 @@ TEST(ReferenceShapes) {
   CHECK(tiling_of(4000, 2048).chunks * tiling_of(4000, 2048).tiles >= 264);
   CHECK(tiling_of(360, 5120).chunks * tiling_of(360, 5120).tiles >= 132);
   // The bytes beside the factors stay small: qwen's partial sums and chunks under an eighth of W.
-  CHECK(workspace_doubles(4000, 2048) * 8 <= 4000 * 2048);
+  CHECK(workspace_doubles(4000, 2048, 2048) * 8 <= 4000 * 2048);
 }
 
 TEST(TenThousandRandomShapes) {
@@ -159,6 +186,35 @@ TEST(TenThousandRandomShapes) {
   }
 }
 
+TEST(BatchesOfRandomSystems) {
+  std::mt19937_64 engine(7);
+  for (int i = 0; i < 1000; ++i) {
+    std::vector<ArrowschurBatchEntry> entries(1 + engine() % 20);
+    for (ArrowschurBatchEntry& e : entries) {
+      const auto n = static_cast<std::int64_t>(engine() % (engine() % 8 == 0 ? 100'000 : 300));
+      e = {n, 1 + static_cast<int>(engine() % 32), static_cast<int>(engine() % 33), 0, 0, 0, 0};
+    }
+    const ArrowschurDeviceBatch batch{
+        static_cast<std::int64_t>(entries.size()), entries.data(), nullptr, nullptr, nullptr, nullptr, nullptr};
+    REQUIRE(complaint(batch) == nullptr);
+    LimitQueue queue({entries[0].n, entries[0].k, entries[0].d, 0, 0});
+    batch_solve(queue, batch, 0.0, 0.0, nullptr, nullptr, nullptr);
+    CHECK(queue.kernels() > 0);
+    for (const ArrowschurBatchEntry& e : entries) {
+      int served = 0;
+      for (const int depth : kDepths) {
+        served += serves(depth, e.d);
+        if (!serves(depth, e.d)) continue;
+        const std::int64_t groups = ceil_div(e.n, batch_rows(depth)), parts = ceil_div(groups, kPartGroups);
+        CHECK(e.n * e.d <= kBatchLines || parts * kPartNumbers * kBatchThreads <= batch_doubles(batch));
+        CHECK(parts == 0 || (parts - 1) * kPartGroups < groups);  // none is empty
+        CHECK(batch_rows(depth) * depth <= kBatchThreads);  // a thread for each line
+      }
+      CHECK_EQUAL(served, 1);
+    }
+  }
+}
+
 // The largest that is accepted does not overflow, what is larger is refused.
 TEST(LargeShapesAreRefusedBeforeTheyOverflow) {
   for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, std::int64_t{500'000}}) {
@@ -170,7 +226,7 @@ TEST(LargeShapesAreRefusedBeforeTheyOverflow) {
       }
       CHECK(low > 0);
       check_coverage(d * low, k);
-      CHECK(workspace_doubles(d * low, k) > 0);
+      CHECK(workspace_doubles(d * low, k, k) > 0);
       check_launches({low, k, d, ARROWSCHUR_BORDER_BANDED, 0});
     }
   }

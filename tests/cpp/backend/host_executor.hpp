@@ -1,13 +1,15 @@
 // Runs a kernel (cuda/kernels/kernel.hpp) on the host: phase by phase, in each the threads of a block one after another, in
-// the order that is asked for; the blocks likewise. Shared memory is poisoned before each block. A kernel whose result
+// the order that is asked for; the blocks likewise. Shared memory, and what threads keep, is poisoned before each block. A kernel whose result
 // depends on the order lacks a barrier, or two of its blocks write the same place.
 #pragma once
 
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/kernel.hpp"
@@ -41,19 +43,51 @@ class Permutation {
   std::uint64_t state_ = 0x9e3779b97f4a7c15u;
 };
 
+// What the threads of a block keep from phase to phase.
+template <class Kernel>
+class States {
+ public:
+  void poison() {}
+};
+template <HasState Kernel>
+class States<Kernel> {
+  using State = typename Kernel::State;
+  static_assert(std::is_trivially_copyable_v<State> && sizeof(State) % sizeof kPoison == 0);
+
+ public:
+  void poison() {
+    for (State& state : all_) {
+      auto* const bytes = reinterpret_cast<unsigned char*>(&state);
+      for (std::size_t i = 0; i < sizeof state; i += sizeof kPoison) std::memcpy(bytes + i, &kPoison, sizeof kPoison);
+    }
+  }
+  State& operator[](std::size_t thread) { return all_[thread]; }
+
+ private:
+  std::vector<State> all_ = std::vector<State>(static_cast<std::size_t>(Kernel::kThreads));
+};
+
 template <class Kernel>
 void execute(const typename Kernel::Args& args, Order order = Order::forward) {
   const Launch launch = Kernel::launch(args);
   std::vector<double> shared(launch.shared_doubles);
+  States<Kernel> states;
   Permutation blocks(order, static_cast<std::size_t>(launch.blocks));
   Permutation threads(order, static_cast<std::size_t>(Kernel::kThreads));
   blocks.renew();
   for (std::size_t b = 0; b < static_cast<std::size_t>(launch.blocks); ++b) {
     std::fill(shared.begin(), shared.end(), std::bit_cast<double>(kPoison));
+    states.poison();
     for (int phase = 0; phase < launch.phases; ++phase) {
       threads.renew();
       for (std::size_t t = 0; t < static_cast<std::size_t>(Kernel::kThreads); ++t) {
-        Kernel::run(phase, static_cast<std::int64_t>(blocks[b]), static_cast<int>(threads[t]), shared.data(), args);
+        const auto block = static_cast<std::int64_t>(blocks[b]);
+        const auto thread = static_cast<int>(threads[t]);
+        if constexpr (HasState<Kernel>) {
+          Kernel::run(phase, block, thread, shared.data(), states[threads[t]], args);
+        } else {
+          Kernel::run(phase, block, thread, shared.data(), args);
+        }
       }
     }
   }

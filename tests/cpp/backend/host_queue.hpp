@@ -27,6 +27,17 @@ class HostQueue {
     return ARROWSCHUR_DEVICE_OK;
   }
 
+  int minus_outer(std::int64_t lines, std::int64_t k, const double* z, double* c, std::int64_t ldc) {
+    for (std::int64_t j = 0; j < lines; ++j) {
+      for (std::int64_t r = j; r < lines; ++r) {
+        double sum = 0.0;
+        for (std::int64_t q = 0; q < k; ++q) sum += z[j * k + q] * z[r * k + q];
+        c[j * ldc + r] = -sum;
+      }
+    }
+    return ARROWSCHUR_DEVICE_OK;
+  }
+
   // Panels of columns, each subtracted from all that follow.
   int cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void*) {
     constexpr std::int64_t kPanel = 64;
@@ -101,6 +112,7 @@ class CountingQueue {
     return ARROWSCHUR_DEVICE_OK;
   }
   int subtract_gram(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return count(); }
+  int minus_outer(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return count(); }
   int cholesky(std::int64_t, double*, std::int64_t, int*, void*) { return count(); }
   int solve_lower(std::int64_t, const double*, std::int64_t, double*, std::int64_t) { return count(); }
   std::int64_t launches() const { return launches_; }

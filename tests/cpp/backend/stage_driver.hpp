@@ -137,6 +137,12 @@ inline Vector solve_dense(const Vector& l, Vector x) {
   return x;
 }
 
+inline bool same(const Vector& a, const Vector& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](double x, double y) {
+    return std::bit_cast<std::uint64_t>(x) == std::bit_cast<std::uint64_t>(y);
+  });
+}
+
 // ---- a frame on a device ------------------------------------------------------------------------------------------------
 inline constexpr std::uint64_t kUnwritten = 0x7ff4dead0badf00du;  // a signalling NaN
 
@@ -193,7 +199,7 @@ class Stream {
 };
 
 struct Frame {
-  Frame(Stream& s, const Problem& problem, bool full_inverse = false, bool in_place = false)
+  Frame(Stream& s, const Problem& problem, bool full_inverse = false, bool in_place = false, bool dual = false)
       : stream(s), p(problem), table(s.table()) {
     group_rows();
     system = {.n = static_cast<std::int64_t>(p.dims.size()),
@@ -207,27 +213,34 @@ struct Frame {
               .border_width = p.width,
               .border = stream.upload(p.border)};
     ArrowschurDeviceSizes sizes{};
-    stream.require(table.sizes(&system, full_inverse, &sizes));
+    stream.require(table.sizes(&system, dual, full_inverse, &sizes));
     workspace = stream.allocate(static_cast<std::int64_t>(sizes.workspace / 8));
-    const std::int64_t lds = (p.k + 15) / 16 * 16;
-    double* const s0 = stream.allocate(p.k * lds);
+    const std::int64_t order = dual ? p.total : p.k, lds = (order + 15) / 16 * 16;
+    double* const s0 = stream.allocate(order * lds);
     factor = {.l = stream.allocate(p.entries),
               .inverse_diagonal = stream.allocate(p.total),
               .w = in_place ? const_cast<double*>(system.b) : stream.allocate(p.total * p.k),
-              .s0 = s0,
-              .s = in_place ? s0 : stream.allocate(p.k * lds),
+              .s0 = dual ? nullptr : s0,
+              .s = in_place || dual ? s0 : stream.allocate(p.k * lds),
               .lds = lds,
               .border_inverses = stream.allocate(static_cast<std::int64_t>(sizes.inverse / 8)),
               .full_inverse = full_inverse,
+              .v = dual ? stream.allocate(p.total * p.k) : nullptr,
+              .band_factor = dual ? stream.allocate((p.width + 1) * p.k) : nullptr,
               .record = stream.allocate<ArrowschurBuildRecord>(1)};
   }
 
+  bool dual() const { return factor.v != nullptr; }
   ArrowschurBuildRecord record() { return stream.download(factor.record, 1)[0]; }
 
   void build(double ridge_t, double ridge_beta) {
     void* const s = stream.handle();
     stream.require(table.factor_and_whiten(&system, ridge_t, &factor, workspace, s));
-    stream.require(table.reduce(&system, &factor, workspace, s));
+    if (dual()) {
+      stream.require(table.dual_reduce(&system, ridge_beta, &factor, workspace, s));
+    } else {
+      stream.require(table.reduce(&system, &factor, workspace, s));
+    }
     stream.require(table.factor_border(&system, ridge_beta, &factor, workspace, s));
     stream.require(table.log_det(&system, &factor, workspace, s));
     stream.require(table.prepare_border_solve(&system, &factor, workspace, s));
@@ -237,7 +250,7 @@ struct Frame {
   void solve(const double* g, double* x) {
     void* const s = stream.handle();
     stream.require(table.reduce_rhs(&system, &factor, g, x, workspace, s));
-    stream.require(table.border_solve(&system, &factor, x + p.total, workspace, s));
+    stream.require(table.border_solve(&system, &factor, dual() ? x : x + p.total, workspace, s));
     stream.require(table.expand(&system, &factor, x, workspace, s));
   }
   Vector step(const Vector& g) {
@@ -300,12 +313,26 @@ inline double norm_of(const Vector& h, size_t size) {
   return norm;
 }
 
+// The smallest pivot of h = L L', its last `last` lines and columns taken first.
+inline double smallest_pivot_of(const Vector& h, size_t size, size_t last) {
+  Vector l(h.size());
+  const auto from = [&](size_t i) { return i < last ? size - last + i : i - last; };
+  for (size_t r = 0; r < size; ++r) {
+    for (size_t c = 0; c < size; ++c) l[r * size + c] = h[from(r) * size + from(c)];
+  }
+  factor_dense(l, size);
+  double smallest = std::numeric_limits<double>::infinity();
+  for (size_t j = 0; j < size; ++j) smallest = std::min(smallest, l[j * size + j] * l[j * size + j]);
+  return smallest;
+}
+
 // One system: factor, border, logarithm, step, product and norm against the dense matrix.
-inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, bool full_inverse, bool in_place) {
+inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, bool full_inverse, bool in_place,
+                         bool dual = false) {
   constexpr double kTolerance = 1e-12;
   const double ridge_t = 0.25, ridge_beta = 0.5;
   Stream stream(table);
-  Frame frame(stream, p, full_inverse, in_place);
+  Frame frame(stream, p, full_inverse, in_place, dual);
   const Vector h = dense(p, 0.0, 0.0);
   const Vector product = frame.apply_h(p.g);  // before W may take the place of B
   CHECK_NEAR(std::span<const double>(product), std::span<const double>(times(h, p.g)), kTolerance);
@@ -323,9 +350,8 @@ inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, b
   Vector l = dense(p, ridge_t, ridge_beta);
   factor_dense(l, p.size());
   if (p.size() > 0) CHECK_NEAR(record.log_det + 1.0, log_det_of(l, p.size()) + 1.0, kTolerance);
-  double smallest = std::numeric_limits<double>::infinity();
-  for (size_t j = 0; j < p.size(); ++j) smallest = std::min(smallest, l[j * p.size() + j] * l[j * p.size() + j]);
-  CHECK_NEAR(record.smallest_pivot, smallest, 1e-11);
+  const Vector ridged = dense(p, ridge_t, ridge_beta);
+  CHECK_NEAR(record.smallest_pivot, smallest_pivot_of(ridged, p.size(), dual ? static_cast<size_t>(p.k) : 0), 1e-11);
 
   Vector reference = solve_dense(l, p.g);
   for (double& x : reference) x = -x;
@@ -333,6 +359,10 @@ inline void check_system(const ArrowschurDeviceTable& table, const Problem& p, b
   CHECK_NEAR(std::span<const double>(step), std::span<const double>(reference), kTolerance);
   const Vector again = frame.step(p.g);
   CHECK(step == again);
+  if (!dual) return;
+  for (const double x : stream.download(frame.factor.v, p.total * p.k)) {
+    CHECK(std::bit_cast<std::uint64_t>(x) != kUnwritten);
+  }
 }
 
 inline std::vector<int> repeated(int d, int n) { return std::vector<int>(static_cast<size_t>(n), d); }
@@ -522,6 +552,30 @@ inline void check_graph(const ArrowschurDeviceTable& table) {
   stream.require(table.graph_destroy(graph));
 }
 
+// Streams that are not the table's, and where memory is.
+inline void check_neighbours(const ArrowschurDeviceTable& table) {
+  Stream stream(table);
+  double* const memory = stream.allocate(4);
+  std::int32_t ordinal = -2;
+  stream.require(table.memory_ordinal(memory + 3, &ordinal));
+  CHECK_EQUAL(ordinal, 0);
+  const double host = 0.0;
+  stream.require(table.memory_ordinal(&host, &ordinal));
+  CHECK_EQUAL(ordinal, -1);
+
+  for (const std::uint64_t external : {1u, 2u}) {
+    stream.require(table.stream_wait_external(stream.handle(), external));
+    stream.require(table.external_wait_stream(external, stream.handle()));
+  }
+  CHECK_EQUAL(table.stream_wait_external(stream.handle(), 0), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK_EQUAL(table.external_wait_stream(0, stream.handle()), int{ARROWSCHUR_DEVICE_INVALID});
+  void* graph = nullptr;
+  stream.require(table.capture_begin(stream.handle()));
+  CHECK_EQUAL(table.stream_wait_external(stream.handle(), 1), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK_EQUAL(table.capture_end(stream.handle(), &graph), int{ARROWSCHUR_DEVICE_FAILED});
+  stream.synchronize();
+}
+
 // What is not supported is refused by name.
 inline void check_refusals(const ArrowschurDeviceTable& table) {
   ArrowschurDeviceSizes sizes{};
@@ -529,20 +583,38 @@ inline void check_refusals(const ArrowschurDeviceTable& table) {
   ArrowschurDeviceSystem system{};
   system.n = 2, system.total = 66, system.k = 4, system.groups = 1, system.rows = &rows;
   const auto refused = [&](const char* part) {
-    return table.sizes(&system, 0, &sizes) == ARROWSCHUR_DEVICE_INVALID &&
+    return table.sizes(&system, 0, 0, &sizes) == ARROWSCHUR_DEVICE_INVALID &&
            std::string(table.last_error()).find(part) != std::string::npos;
   };
   CHECK(refused("depth"));
   rows.d = 32;
   CHECK(refused("not the rows"));
   system.total = 64;
-  CHECK_EQUAL(table.sizes(&system, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 0, 0, &sizes), 0);
   system.border_form = ARROWSCHUR_BORDER_BLOCKS, system.border_width = 3;
   CHECK(refused("divide"));
   system.border_width = 2;
-  CHECK_EQUAL(table.sizes(&system, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 0, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 1, 0, &sizes), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK(std::string(table.last_error()).find("banded") != std::string::npos);
+  system.border_form = ARROWSCHUR_BORDER_BANDED, system.border_width = ARROWSCHUR_DUAL_MAX_WIDTH;
+  CHECK_EQUAL(table.sizes(&system, 1, 0, &sizes), 0);
+  ++system.border_width;
+  CHECK_EQUAL(table.sizes(&system, 0, 0, &sizes), 0);
+  CHECK_EQUAL(table.sizes(&system, 1, 0, &sizes), int{ARROWSCHUR_DEVICE_INVALID});
   system.k = std::int64_t{1} << 33;
   CHECK(refused("larger"));
+
+  ArrowschurBatchEntry entry{.n = 2, .d = 2, .k = ARROWSCHUR_BATCH_MAX_BORDER + 1, .a = 0, .b = 0, .m = 0, .x = 0};
+  ArrowschurDeviceBatch batch{};
+  batch.count = 1, batch.host_entries = &entry;
+  size_t bytes = 0;
+  CHECK_EQUAL(table.batch_sizes(&batch, &bytes), int{ARROWSCHUR_DEVICE_INVALID});
+  CHECK(std::string(table.last_error()).find("too wide") != std::string::npos);
+  entry.k = 0, entry.d = 33;
+  CHECK_EQUAL(table.batch_sizes(&batch, &bytes), int{ARROWSCHUR_DEVICE_INVALID});
+  entry.d = 32;
+  CHECK_EQUAL(table.batch_sizes(&batch, &bytes), 0);
 }
 
 }  // namespace stage_driver

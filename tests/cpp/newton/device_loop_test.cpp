@@ -312,7 +312,7 @@ TEST(TheSlabsGoUpOnceAndThePointComesBackOnce) {
 TEST(ARefinementRestoresAStep) {
   const fake::Leaks leaks;
   const FixtureData f = fixtures::coupled_fixture(12, 3, 10, 2, 0.9, BorderKind::dense);
-  newton::DeviceProvider provider(f.system(), std::nullopt);
+  newton::DeviceProvider provider(f.system(), {});
   provider.start(f.g_t, f.g_beta, 0.0);
   const newton::Attempt exact = provider.attempt(0.5, 0.25);
   device::ResidentDevice& device = provider.resident();
@@ -387,7 +387,9 @@ TEST(WhatADeviceDoesNotDoIsRefusedByName) {
   ResidentWorkspace workspace = workspace_of(f);
   InnerOptions o;
   o.solve.mode = Mode::low_rank;
-  CHECK_THROWS_WITH(UnsupportedConfiguration, "mode='direct'", workspace.device_fit(o));
+  CHECK_THROWS_WITH(UnsupportedConfiguration, "neither diagonal nor banded", workspace.device_fit(o));
+  o.solve.mode = Mode::inexact_pcg;
+  CHECK_THROWS_WITH(UnsupportedConfiguration, "of frames only", workspace.device_fit(o));
   o.solve.mode = Mode::direct;
   o.solve.precision = Precision::float32;
   CHECK_THROWS_WITH(UnsupportedConfiguration, "float64", workspace.device_reupload_fit(o));
