@@ -6,8 +6,11 @@
 #include <random>
 #include <vector>
 
+#include "backend/batch_driver.hpp"
 #include "backend/device_loader.hpp"
-#include "backend/stage_driver.hpp"
+#include "backend/dual_driver.hpp"
+#include "backend/rows_driver.hpp"
+#include "backend/schur_driver.hpp"
 #include "check.hpp"
 
 using namespace stage_driver;
