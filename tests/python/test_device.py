@@ -96,7 +96,7 @@ def test_a_missing_file_and_another_version_are_absences(fake: Path) -> None:
     assert evaluate("/nowhere.so", "", "asn.device_info()['absence']") == "backend_not_compiled"
     info = evaluate(fake, "version", "asn.device_info()")
     assert (info["outcome"], info["absence"]) == ("absent", "version_mismatch")
-    assert "version 2" in info["reason"]
+    assert "version 3" in info["reason"]
 
 
 def test_a_seam_without_a_device_route_declines(fake: Path) -> None:

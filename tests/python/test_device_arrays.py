@@ -166,6 +166,38 @@ def test_results_are_exported_and_own_their_memory(fake: Path) -> None:
     )
 
 
+def test_results_are_dropped_from_any_thread(fake: Path) -> None:
+    run(
+        fake,
+        """
+        import queue, threading
+        frame = asn.ArrowFrame.build(there(f), 0.5, 0.25)
+        want = bits(frame.step())
+        handed, wrong = queue.Queue(), []
+        def drop():
+            while (step := handed.get()) is not None:
+                if bits(step) != want:
+                    wrong.append(step)
+                del step
+        threads = [threading.Thread(target=drop) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(60):
+            handed.put(frame.step())
+        for _ in threads:
+            handed.put(None)
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        # What was dropped went back: a frame with one step alive holds as much as before.
+        held = backend.calls(b"allocate") - backend.calls(b"release")
+        for _ in range(5):
+            frame.step()
+        assert backend.calls(b"allocate") - backend.calls(b"release") <= held + 1
+        """,
+    )
+
+
 def test_inputs_are_held_for_as_long_as_a_frame_reads_them(fake: Path) -> None:
     run(
         fake,

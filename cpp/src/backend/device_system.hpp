@@ -60,7 +60,7 @@ class DeviceSystem {
   Index border_entries() const noexcept { return border_.entries; }
   Index band_entries() const noexcept { return dual_obstacle() == nullptr ? border_.entries : 0; }
   void* workspace() const noexcept { return memory_.at<std::byte>(workspace_); }
-  std::size_t bytes() const noexcept { return memory_.bytes(); }
+  std::size_t bytes() const noexcept { return memory_.bytes() + copies_.bytes(); }
 
  private:
   void describe(const ArrowSystem&);
