@@ -1,26 +1,17 @@
-"""Options of a fit: names, defaults and ranges."""
+"""Options of a fit: names, defaults and kinds. The core knows their ranges."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import _core
 from .._errors import InvalidArgument, UnsupportedConfiguration
 
-__all__ = ["CHOICES", "FitOptions", "boolean", "choice", "complain", "ridge", "whole"]
-
-CHOICES: Mapping[str, tuple[Any, ...]] = {
-    "router": ("topk", "refine", "omp"),
-    "init": ("auto", "line", "euclidean", "given", "sample"),
-    "keep": ("best", "last"),
-    "device": ("auto", "off", "required"),
-    "verbose": (0, 1, 2),
-    "output": ("auto", "csr", "pair", "dense"),
-    "refresh": ("call", "epoch"),
-}
+__all__ = ["FitOptions", "boolean", "choice", "complain", "encoding_options", "number", "threads", "whole"]
 
 _LARGEST = 2**63 - 1
 
@@ -38,36 +29,26 @@ def complain(argument: str, got: Any, expected: str) -> InvalidArgument:
     )
 
 
-def whole(name: str, value: Any, lowest: int, highest: int = _LARGEST) -> int:
-    """Return an integer, or raise where it is none or out of range."""
+def whole(name: str, value: Any, lowest: int = -_LARGEST) -> int:
+    """Return an integer as Python's own; NumPy's are taken too, floats and bools are not."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise complain(name, value, "an integer")
     number = int(value.__index__())
-    if lowest <= number <= highest:
-        return number
-    if highest <= 64:
-        raise complain(name, number, f"between {lowest} and {highest}")
-    raise complain(name, number, f"at least {lowest}" if number < lowest else f"at most {highest}")
-
-
-def choice(name: str, value: Any) -> Any:
-    """Return one of the few values that an option may have."""
-    allowed = CHOICES[name]
-    for entry in allowed:
-        if isinstance(value, type(entry)) and value == entry:
-            return entry
-    raise complain(name, value, f"one of {', '.join(map(str, allowed))}")
-
-
-def ridge(name: str, value: Any) -> float:
-    """Return a finite number that is not negative."""
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not 0.0 <= number < math.inf:
-        raise complain(name, value, "finite and non-negative")
+    if number < lowest:
+        raise complain(name, number, f"at least {lowest}")
+    if abs(number) > _LARGEST:
+        raise complain(name, number, f"at {'most' if number > 0 else 'least'} {_LARGEST if number > 0 else lowest}")
     return number
+
+
+def number(name: str, value: Any) -> float:
+    """Return a real number."""
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise complain(name, value, "finite and non-negative") from None
 
 
 def boolean(name: str, value: Any) -> bool:
@@ -77,20 +58,32 @@ def boolean(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def _threads(name: str, value: Any) -> int | None:
-    if value is None or (value == -1 and not isinstance(value, bool)):
-        return value
-    if not isinstance(value, bool) and hasattr(value, "__index__") and value.__index__() < 1:
-        raise complain(name, value, "at least 1, or -1 for all")
-    return whole(name, value, 1, 2**31 - 1)
+def choice(name: str, value: Any, allowed: tuple[Any, ...] = ()) -> Any:
+    """Return one of the few values that an option may have; without `allowed`, any text, which the core checks."""
+    for entry in allowed:
+        if isinstance(value, type(entry)) and value == entry:
+            return entry
+    if allowed or not isinstance(value, str):
+        raise complain(name, value, f"one of {', '.join(map(str, allowed or _CHOICES[name]))}")
+    return str(value)
+
+
+def threads(name: str, value: Any) -> int | None:
+    """Return the number of threads of `n_jobs`: None is the library's setting, -1 every processor."""
+    if value is None:
+        return None
+    count = whole(name, value)
+    if count == -1:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if count < 1:
+        raise complain(name, count, "at least 1, or -1 for all")
+    return count
 
 
 def _callback(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise complain(name, value, "callable, or None")
     return value
-
-
 
 
 def _positive(name: str, value: Any) -> bool:
@@ -104,34 +97,37 @@ def _positive(name: str, value: Any) -> bool:
     return False
 
 
-_RULES: Mapping[str, Callable[[str, Any], Any]] = {
-    "n_components": lambda name, value: whole(name, value, 1, 2**32 - 2),
-    "n_nonzero_coefs": lambda name, value: whole(name, value, 1),
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "router": ("topk", "refine", "omp"),
+    "init": ("auto", "line", "euclidean", "given", "sample"),
+    "keep": ("best", "last"),
+    "device": ("auto", "off", "required"),
+}
+_KINDS: Mapping[str, Callable[[str, Any], Any]] = {
+    "n_components": whole,
+    "n_nonzero_coefs": whole,
     "router": choice,
-    "refine_factor": lambda name, value: whole(name, value, 2, 64),
-    "max_iter": lambda name, value: whole(name, value, 1),
-    "tol": ridge,
-    "patience": lambda name, value: whole(name, value, 0),
-    "code_ridge": ridge,
-    "decoder_ridge": ridge,
+    "refine_factor": whole,
+    "max_iter": whole,
+    "tol": number,
+    "patience": whole,
+    "code_ridge": number,
+    "decoder_ridge": number,
     "decoder_ridge_relative": boolean,
-    "refreshes_per_epoch": lambda name, value: whole(name, value, 1, 64),
+    "refreshes_per_epoch": whole,
     "center": boolean,
     "init": choice,
-    "batch_size": lambda name, value: whole(name, value, 1),
-    "score_tile": lambda name, value: whole(name, value, 1),
+    "batch_size": whole,
+    "score_tile": whole,
     "revive": boolean,
-    "revive_min_fires": lambda name, value: whole(name, value, 1),
-    "revive_pool": lambda name, value: whole(name, value, 1),
-    "refresh_memory_bytes": lambda name, value: whole(name, value, 2**20),
+    "revive_min_fires": whole,
+    "revive_pool": whole,
+    "refresh_memory_bytes": whole,
     "keep": choice,
     "device": choice,
-    "n_jobs": _threads,
-    "callback": _callback,
     "keep_codes": boolean,
-    "positive": _positive,
-    "verbose": choice,
 }
+_ENCODING = ("router", "refine_factor", "code_ridge", "batch_size", "score_tile", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,17 +226,32 @@ class FitOptions:
     random_state: Any = None
 
     def __post_init__(self) -> None:
-        for name, rule in _RULES.items():
-            # Values in their plain Python types: a NumPy integer becomes an int.
-            object.__setattr__(self, name, rule(name, getattr(self, name)))
-        if self.dict_init is None and self.init == "given":
+        plain = {name: kind(name, getattr(self, name)) for name, kind in _KINDS.items()}
+        _callback("callback", self.callback)
+        _positive("positive", self.positive)
+        plain["verbose"] = choice("verbose", int(self.verbose) if self.verbose is True else self.verbose, (0, 1, 2))
+        if self.dict_init is None and plain["init"] == "given":
             raise complain("dict_init", None, "an array where init is 'given'")
+        if self.dict_init is not None and plain["init"] not in ("auto", "given"):
+            raise complain("init", plain["init"], "'auto' or 'given' where dict_init is an array")
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        self.core()  # checks the ranges
+
+    def core(self) -> _core.DictionaryOptions:
+        """Return the core's options."""
+        values = {name: getattr(self, name) for name in _KINDS}
         if self.dict_init is not None:
-            if self.init not in ("auto", "given"):
-                raise complain("init", self.init, "'given' or 'auto' where dict_init is an array")
-            object.__setattr__(self, "init", "given")
+            values["init"] = "given"
+        return _core.DictionaryOptions(**values, num_threads=threads("n_jobs", self.n_jobs))
 
     def stored(self) -> dict[str, Any]:
         """Return what a file keeps: everything but arrays, callables and `random_state`."""
         dropped = ("dict_init", "callback", "random_state")
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in dropped}
+
+
+def encoding_options(holder: Any, n_nonzero_coefs: int) -> dict[str, Any]:
+    """Return the keyword arguments of the core's `encode` from the attributes of an estimator."""
+    values = {name: _KINDS[name](name, getattr(holder, name)) for name in _ENCODING}
+    return {**values, "n_nonzero_coefs": n_nonzero_coefs, "num_threads": threads("n_jobs", holder.n_jobs)}

@@ -4,8 +4,8 @@
     n bytes   JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets": [begin, end]}, ...}
     the rest  the arrays, little-endian, C order; offsets count from here, without gaps
 
-Format: Hugging Face, safetensors, README, section Format (version 0.3 and later). The dtypes that NumPy has are read and
-written; bfloat16 is read as float32, which is exact.
+Format: Hugging Face, safetensors, README, section Format (version 0.3 and later). The dtypes that NumPy has are read
+and written; bfloat16 is read as float32, which is exact.
 """
 
 from __future__ import annotations

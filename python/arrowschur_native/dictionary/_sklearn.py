@@ -18,12 +18,14 @@ class ConvergenceWarning(UserWarning):
 
 def not_fitted_error() -> type[Exception]:
     """Return `sklearn.exceptions.NotFittedError`, or the library's own class without scikit-learn."""
-    return _exception("NotFittedError", NotFittedError)
+    found: type[Exception] = _exception("NotFittedError", NotFittedError)
+    return found
 
 
 def convergence_warning() -> type[Warning]:
     """Return `sklearn.exceptions.ConvergenceWarning`, or the library's own class without scikit-learn."""
-    return _exception("ConvergenceWarning", ConvergenceWarning)
+    found: type[Warning] = _exception("ConvergenceWarning", ConvergenceWarning)
+    return found
 
 
 def _exception(name: str, own: Any) -> Any:
