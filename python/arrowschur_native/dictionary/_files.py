@@ -36,6 +36,7 @@ _FIELDS = (
     "alive",
     "dead",
     "dormant",
+    "rows",
 )
 
 

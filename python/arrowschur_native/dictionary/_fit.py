@@ -66,6 +66,8 @@ class SparseDictionaryFit(_Printed):
         `epoch`, `ev`, `rss`, `l0`, `alive`, `dead`, `revived`, `accepted`, `refresh`, `seconds` of every epoch.
     route : Record
         Counters of routing.
+    rows : int
+        N, of the pass that is returned.
     exponent : int
         e: rows were packed as `x 2^-e`; 0 unless the data are very large or very small.
     options : FitOptions
@@ -93,6 +95,7 @@ class SparseDictionaryFit(_Printed):
     n_nonzero_coefs: int
     epochs: tuple[Record, ...]
     route: Record
+    rows: int
     exponent: int
     options: FitOptions = field(repr=False)
 
@@ -214,7 +217,10 @@ def run(x: Any, options: FitOptions) -> SparseDictionaryFit:
     if options.dict_init is not None:
         dict_init = as_decoder(options.dict_init, (options.n_components, rows.width))
     with Progress(options) as progress:
-        return fit_from_core(_core.dictionary_fit(rows.core, core, dict_init, progress), options)
+        fields = _core.dictionary_fit(rows.core, core, dict_init, progress)
+        if progress.interrupted:
+            fields["stop_reason"] = "interrupted"
+        return fit_from_core(fields, options)
 
 
 def warn_unless_converged(fit: SparseDictionaryFit) -> None:

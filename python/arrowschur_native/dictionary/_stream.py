@@ -258,6 +258,7 @@ def _untold(atoms: int, n_nonzero_coefs: int) -> dict[str, Any]:
         "n_nonzero_coefs": min(n_nonzero_coefs, atoms),
         "epochs": [],
         "route": {},
+        "rows": 0,
     }
 
 
