@@ -301,7 +301,7 @@ def test_t16_forms_of_codes_agree(trained: asn.SparseDictionary) -> None:
     assert bits(*forms["pair"]) == bits(indices, codes)
 
     expected = trained.inverse_transform((indices, codes))
-    for form in (csr, csr.tocsc(), csr.tocoo(), dense):
+    for form in (csr, csr.tocsc(), csr.tolil(), dense):
         assert np.allclose(trained.inverse_transform(form), expected, rtol=0, atol=1e-6)
     rss = np.sum((X.astype(np.float64) - expected) ** 2)
     assert trained.score(X) == pytest.approx(1 - rss / variance(X), abs=1e-7)  # the rounded rows
@@ -624,8 +624,8 @@ def test_partial_fit_by_epochs_is_a_stream() -> None:
         for shard in (X, X[:500]):
             estimator.partial_fit(shard)
             stream.partial_fit(shard)
-        assert estimator.end_epoch() == pytest.approx_records(stream.end_epoch()) if False else True
-        stream.end_epoch()
+        one, other = estimator.end_epoch(), stream.end_epoch()
+        assert (one.ev, one.rss, one.alive, one.revived) == (other.ev, other.rss, other.alive, other.revived)
     assert bits(estimator.components_) == bits(stream.now().decoder)
     assert estimator.n_iter_ == 3
 
@@ -656,7 +656,8 @@ def test_the_callback_sees_every_epoch_and_can_end_the_fit() -> None:
 
     def stop(record: Any) -> Any:
         seen.append(record)
-        return record.epoch < 2 or None if record.epoch < 2 else False
+        # Nothing goes on, like True; only False ends it.
+        return None if record.epoch < 2 else False
 
     fit = model(callback=stop, max_iter=9, tol=0.0).fit(X).result_
     assert [record.epoch for record in seen] == [1, 2]
@@ -845,7 +846,7 @@ ERRORS: list[tuple[Callable[[], Any], str, type[Exception]]] = [
     (fit(bad_entry(np.nan), center=True), "X at row 7, column 3 is NaN or infinity (inf)", asn.InvalidArgument),
     (fit(X.astype(complex)), "Complex data not supported, got dtype complex128", asn.InvalidArgument),
     (fit(sparse.csr_matrix(X)), "sparse X is not supported, pass a dense array", asn.InvalidArgument),
-    (fit(sparse.coo_array(X)), "sparse X is not supported, pass a dense array", asn.InvalidArgument),
+    (fit(sparse.csc_array(X)), "sparse X is not supported, pass a dense array", asn.InvalidArgument),
     (fit(np.array([["a", "b"]])), "X has unsupported dtype <U1", TypeError),
     (fit(np.array([["a", "b"]])), "X has unsupported dtype <U1", asn.InvalidArgument),
     (fit(np.zeros((3, 2), "M8[s]")), "X has unsupported dtype datetime64[s]", TypeError),
@@ -870,8 +871,8 @@ ERRORS: list[tuple[Callable[[], Any], str, type[Exception]]] = [
     (fit(keep="first"), "keep must be one of best, last; got 'first'", asn.InvalidArgument),
     (fit(verbose=3), "verbose must be one of 0, 1, 2; got 3", asn.InvalidArgument),
     (
-        lambda: model(output="coo").fit(X).transform(X),
-        "output must be one of auto, csr, pair, dense; got 'coo'",
+        lambda: model(output="lil").fit(X).transform(X),
+        "output must be one of auto, csr, pair, dense; got 'lil'",
         asn.InvalidArgument,
     ),
     (
@@ -932,9 +933,7 @@ ERRORS: list[tuple[Callable[[], Any], str, type[Exception]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("call", "text", "kind"), ERRORS, ids=[f"{text[:40]}-{i}" for i, (_, text, _) in enumerate(ERRORS)]
-)
+@pytest.mark.parametrize(("call", "text", "kind"), ERRORS, ids=[entry[1][:60] for entry in ERRORS])
 def test_errors_word_for_word(call: Callable[[], Any], text: str, kind: type[Exception]) -> None:
     with pytest.raises(kind) as error:
         call()
@@ -978,7 +977,7 @@ def test_no_device_is_an_error_where_one_is_required() -> None:
 def test_entries_that_are_no_numbers_are_numpys_errors() -> None:
     x = X[:50].astype(object)
     x[3, 3] = {"a": 1}
-    with pytest.raises(TypeError, match="argument must be .* string.* number"):
+    with pytest.raises(TypeError, match=r"argument must be .* string.* number"):
         model().fit(x)
     with pytest.raises(ValueError, match="could not convert string to float"):
         model().fit(a_string())
@@ -1267,9 +1266,7 @@ def test_the_command_line_refuses_what_it_cannot_read(
     assert not Path(written).exists()
     named = ["fit-dictionary", str(tmp_path / "two.npz"), "--array", "b", "-k", "4", "-o", written, "--json"]
     assert main(named) == 0
-    assert (
-        json.loads(capsys.readouterr().out.splitlines()[-1] if False else capsys.readouterr().out or "{}") is not None
-    )
+    assert json.loads(capsys.readouterr().out)["atoms"] == 4
 
 
 def test_an_interrupted_command_writes_the_best_state(rows_file: str, tmp_path: Path) -> None:
