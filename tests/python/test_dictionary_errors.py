@@ -336,7 +336,7 @@ def test_the_smallest_inputs(shape: tuple[int, int]) -> None:
     x = np.arange(1, 1 + shape[0] * shape[1], dtype=np.float32).reshape(shape)
     estimator = asn.SparseDictionary(n_components=4, n_nonzero_coefs=2, output="pair").fit(x)
     assert estimator.explained_variance_ > 1 - 1e-9
-    assert np.allclose(estimator.inverse_transform(estimator.transform(x)), x, rtol=1e-5)
+    assert np.allclose(estimator.inverse_transform(estimator.transform(x)), x, rtol=1e-4)  # the ridge
     if shape[0] == 1:
         assert estimator.result_.alive == 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from .._errors import InvalidArgument, UnsupportedConfiguration
 from ._options import complain
-from ._sklearn import has_scipy
+from ._sklearn import has_scipy, is_sparse
 
 __all__ = ["as_pair", "check_output", "from_pair"]
 
@@ -67,7 +66,7 @@ def as_pair(value: Any, atoms: int) -> tuple[Array, Array]:
     """Return indices (N, w) uint32 and codes (N, w) float32 of codes in any of the forms."""
     if isinstance(value, (tuple, list)) and len(value) == 2 and np.ndim(value[0]) == 2:
         return _checked_pair(np.asarray(value[0]), np.asarray(value[1]), atoms)
-    if "scipy.sparse" in sys.modules and sys.modules["scipy.sparse"].issparse(value):
+    if is_sparse(value):
         matrix = value.tocsr()
         _check_width(matrix.shape[1], atoms)
         return _padded(matrix.indptr, matrix.indices, matrix.data)

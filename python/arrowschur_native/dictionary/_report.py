@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,19 @@ class Report(_Printed):
         )
 
     def histogram(self) -> list[tuple[str, int]]:
-        """Return the numbers of atoms by decade of their firing frequency, dead ones first."""
+        """Return the numbers of atoms by firing frequency, in steps of 1, 2, 5 of every decade, dead ones first."""
         live = self.firing_frequency[self.firing_frequency > 0]
-        # Exactly one in ten belongs to the decade that begins there.
-        decades = np.floor(np.log10(live) + 1e-12).astype(int) if live.size else np.zeros(0, dtype=int)
-        lowest = int(decades.min(initial=0))
-        bins = [(f"1e{d} .. 1e{d + 1}", int(np.count_nonzero(decades == d))) for d in range(lowest, 0)]
-        always = int(np.count_nonzero(decades == 0))
-        return [("dead", self.dead), *bins, *([("every row", always)] if always else [])]
+        if live.size == 0:
+            return [("dead", self.dead)]
+        lowest = math.floor(math.log10(live.min()))
+        # As texts, so that 0.02 is the edge and not 2 * 0.01.
+        names = [f"{m}e{d}" for d in range(lowest, 0) for m in (1, 2, 5)] + ["1e0"]
+        counts = np.histogram(live, [float(name) for name in names])[0]
+        used = np.flatnonzero(counts)
+        bins = [
+            (f"{float(names[i]):g} .. {float(names[i + 1]):g}", int(counts[i])) for i in range(used[0], used[-1] + 1)
+        ]
+        return [("dead", self.dead), *bins]
 
     def __repr__(self) -> str:
         rows = [

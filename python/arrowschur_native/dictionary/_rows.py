@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from .. import _core
 from .._arrays import _device_memory, describe
 from .._errors import InvalidArgument
 from ._options import complain
+from ._sklearn import is_sparse
 
 __all__ = ["Rows", "UnsupportedDtypeError", "as_decoder", "rows_of"]
 
@@ -92,7 +92,7 @@ def _as_matrix(value: Any) -> Array:
 
 
 def _as_array(value: Any, name: str) -> Array:
-    if "scipy.sparse" in sys.modules and sys.modules["scipy.sparse"].issparse(value):
+    if is_sparse(value):
         raise InvalidArgument(
             f"sparse_dictionary: sparse {name} is not supported, pass a dense array",
             argument=name,
@@ -104,6 +104,8 @@ def _as_array(value: Any, name: str) -> Array:
     if hasattr(value, "__cuda_array_interface__"):
         raise _device_memory(name)
     array = np.asarray(value)
+    if array.dtype.kind == "c" and name != "X":
+        raise complain(name, array.dtype, "an array of real numbers")
     if array.dtype.kind == "c":
         raise InvalidArgument(
             f"sparse_dictionary: Complex data not supported, got dtype {array.dtype}",

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
-__all__ = ["ConvergenceWarning", "NotFittedError", "convergence_warning", "has_scipy", "not_fitted_error", "tags"]
+__all__ = [
+    "ConvergenceWarning",
+    "NotFittedError",
+    "convergence_warning",
+    "has_scipy",
+    "is_sparse",
+    "not_fitted_error",
+    "tags",
+]
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -42,6 +51,12 @@ def has_scipy() -> bool:
     except ImportError:
         return False
     return True
+
+
+def is_sparse(value: Any) -> bool:
+    """Say whether a value is one of SciPy's sparse containers; who has one has imported SciPy."""
+    module = sys.modules.get("scipy.sparse")
+    return module is not None and bool(module.issparse(value))
 
 
 def tags() -> Any:
