@@ -135,6 +135,7 @@ def plot(model: asn.SparseDictionary, train: np.ndarray, held_out: np.ndarray, p
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.plot(model.ev_path_, marker=".")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epoch", ylabel="explained variance", title="Fit")
 
     widths = [1, 2, 4, 8, 16, 32]

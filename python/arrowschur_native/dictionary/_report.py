@@ -79,9 +79,8 @@ class Report(_Printed):
         names = [f"{m}e{d}" for d in range(lowest, 0) for m in (1, 2, 5)] + ["1e0"]
         counts = np.histogram(live, [float(name) for name in names])[0]
         used = np.flatnonzero(counts)
-        bins = [
-            (f"{float(names[i]):g} .. {float(names[i + 1]):g}", int(counts[i])) for i in range(used[0], used[-1] + 1)
-        ]
+        edges = [f"{float(name):g}" for name in names]
+        bins = [(f"{edges[i]} .. {edges[i + 1]}", int(counts[i])) for i in range(used[0], used[-1] + 1)]
         return [("dead", self.dead), *bins]
 
     def __repr__(self) -> str:
@@ -114,6 +113,7 @@ class Report(_Printed):
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.plot(np.arange(len(self.ev_path)), self.ev_path, marker=".")
+        left.xaxis.get_major_locator().set_params(integer=True)
         left.set(xlabel="epoch", ylabel="explained variance", title="Fit")
         live = self.firing_frequency[self.firing_frequency > 0]
         if live.size:
