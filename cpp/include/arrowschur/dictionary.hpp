@@ -46,7 +46,7 @@ struct Rows {
   Index count = 0, width = 0;
   DType dtype = DType::float32;
   const void* data = nullptr;  // null: read
-  Index stride = 0;            // entries from one row to the next
+  Index stride = 0;  // entries from one row to the next
   std::function<void(Index first, Index count, void* out)> read;
 
   static Rows of(const float* data, Index count, Index width);
@@ -56,27 +56,27 @@ struct Rows {
 
 // ---- options --------------------------------------------------------------------------------------------------------
 struct Options {
-  Index n_components = 0;          // K, 1 .. 2^32 - 2
-  Index n_nonzero_coefs = 8;       // s, clamped to K
+  Index n_components = 0;  // K, 1 .. 2^32 - 2
+  Index n_nonzero_coefs = 8;  // s, clamped to K
   Router router = Router::topk;
-  Index refine_factor = 4;         // 2 .. 64: shortlist of refine = factor s
-  Index max_iter = 30;             // refreshes
-  double tol = 1e-6;               // change of EV
-  Index patience = 5;              // epochs without gain before "plateau"; 0: never
-  double code_ridge = 1e-6;        // rho_c
-  double decoder_ridge = 1e-6;     // rho_d, in units of data squared
+  Index refine_factor = 4;  // 2 .. 64: shortlist of refine = factor s
+  Index max_iter = 30;  // refreshes
+  double tol = 1e-6;  // change of EV
+  Index patience = 5;  // epochs without gain before "plateau"; 0: never
+  double code_ridge = 1e-6;  // rho_c
+  double decoder_ridge = 1e-6;  // rho_d, in units of data squared
   bool decoder_ridge_relative = false;  // rho_d times the mean A_kk of the live atoms
-  Index refreshes_per_epoch = 1;   // 1 .. 64; above 1 not for streams
-  bool center = false;             // subtract the column means
-  Init init = Init::automatic;     // line, or sample when N K P > 2^42; given when a dict_init is passed
-  Index batch_size = 512;          // rows of a minibatch
-  Index score_tile = 4096;         // atoms of a score tile, upper bound
+  Index refreshes_per_epoch = 1;  // 1 .. 64; above 1 not for streams
+  bool center = false;  // subtract the column means
+  Init init = Init::automatic;  // line, or sample when N K P > 2^42; given when a dict_init is passed
+  Index batch_size = 512;  // rows of a minibatch
+  Index score_tile = 4096;  // atoms of a score tile, upper bound
   bool revive = true;
-  Index revive_min_fires = 1;      // an atom that fired less often is dead
-  Index revive_pool = 4096;        // worst rows that are remembered
+  Index revive_min_fires = 1;  // an atom that fired less often is dead
+  Index revive_pool = 4096;  // worst rows that are remembered
   Index refresh_memory_bytes = Index{1} << 30;  // above it A is stored sparse
   Keep keep = Keep::best;
-  bool keep_codes = true;          // false: no indices and codes in the result
+  bool keep_codes = true;  // false: no indices and codes in the result
   Device device = Device::automatic;
   std::optional<int> num_threads;  // none: get_num_threads()
 };
@@ -87,10 +87,11 @@ std::optional<InvalidArgument> complaint(const Options&);
 struct RefreshReport {
   std::string method = "none";  // none, division, cholesky, conjugate_gradients, mixed, segments
   Index components = 0, max_component = 0;
-  Index nnz = 0;                // off-diagonal entries of A that are stored, both triangles counted
-  Index iterations = 0;         // of conjugate gradients, the most of any component
-  double relative_residual = 0.0;  // |(A + rho_d I) D - B|_F / |B|_F before rounding (for Cholesky: estimated by probes)
-  double bump = 0.0;            // added to the diagonal after a breakdown
+  Index nnz = 0;  // off-diagonal entries of A that are stored, both triangles counted
+  Index iterations = 0;  // of conjugate gradients, the most of any component
+  double relative_residual =
+      0.0;  // |(A + rho_d I) D - B|_F / |B|_F before rounding (for Cholesky: estimated by probes)
+  double bump = 0.0;  // added to the diagonal after a breakdown
   Index failed_columns = 0;
 };
 struct StepSeconds {
@@ -99,35 +100,35 @@ struct StepSeconds {
 struct EpochRecord {
   Index epoch = 0;
   double ev = 0, rss = 0, l0 = 0;
-  Index alive = 0, dead = 0;        // atoms that fired in this pass, and those that did not
+  Index alive = 0, dead = 0;  // atoms that fired in this pass, and those that did not
   Index revived = 0, accepted = 0;  // installed before this pass; of these, fired in it
-  RefreshReport refresh;            // that led to the decoder of this pass
+  RefreshReport refresh;  // that led to the decoder of this pass
   StepSeconds seconds;
 };
 // Counters of routing since the call began.
 struct RouteReport {
   Index minibatches = 0, device_minibatches = 0, cpu_minibatches = 0;
   double score_flops = 0;
-  Index rescored = 0;        // exact scores of candidates
+  Index rescored = 0;  // exact scores of candidates
   Index rescanned_rows = 0;  // rows with more candidates than are kept
   Index peak_score_bytes = 0, device_to_host_bytes = 0;
 };
 
 struct Fit {
   Index rows = 0, width = 0, n_components = 0, n_nonzero_coefs = 0;  // N, P, K, effective s
-  std::vector<float> decoder;        // [K, P]
+  std::vector<float> decoder;  // [K, P]
   std::vector<std::uint32_t> indices;  // [N, s]; empty slots repeat the row's first index
-  std::vector<float> codes;          // [N, s]; 0 in empty slots
-  std::vector<float> mean;           // [P], zeros unless `center`
-  int exponent = 0;                  // e of range scaling: rows are packed as x 2^-e
+  std::vector<float> codes;  // [N, s]; 0 in empty slots
+  std::vector<float> mean;  // [P], zeros unless `center`
+  int exponent = 0;  // e of range scaling: rows are packed as x 2^-e
   double explained_variance = 0, fvu = 0, rss = 0, tss = 0, l0 = 0;
-  std::vector<double> ev_path;       // [n_iter + 1]
+  std::vector<double> ev_path;  // [n_iter + 1]
   Index n_iter = 0, best_epoch = 0;
   bool converged = false;
   StopReason stop_reason = StopReason::max_iter;
   std::vector<std::uint64_t> atom_fires;  // [K]
   Index alive = 0, dead = 0, dormant = 0;  // fired in the returned pass; did not; of the dead, zero rows
-  std::vector<EpochRecord> epochs;   // epochs 1 .. n_iter
+  std::vector<EpochRecord> epochs;  // epochs 1 .. n_iter
   RouteReport route;
   double seed_seconds = 0;
 };
@@ -152,8 +153,8 @@ struct EncodeOptions {
 };
 
 struct Metrics {
-  double mse = 0, mse_row = 0, explained_variance = 0, explained_variance_row = 0, fvu = 0, l0 = 0, l1 = 0, l2_ratio = 0,
-         cosine = 0, alive_fraction = 0, dead_fraction = 0;
+  double mse = 0, mse_row = 0, explained_variance = 0, explained_variance_row = 0, fvu = 0, l0 = 0, l1 = 0,
+         l2_ratio = 0, cosine = 0, alive_fraction = 0, dead_fraction = 0;
   std::vector<double> firing_frequency;  // [K]
 };
 
@@ -186,7 +187,7 @@ class Model {
 // ---- streams ------------------------------------------------------------------------------------------------------------
 struct ShardReport {
   Index rows = 0;
-  double rss = 0;   // of these rows
+  double rss = 0;  // of these rows
   Index alive = 0;  // atoms that have fired in this epoch
 };
 
@@ -223,6 +224,7 @@ class Stream {
 
  private:
   struct State;
+  friend struct StreamFile;
   explicit Stream(std::unique_ptr<State>);
   std::unique_ptr<State> state_;
 };
