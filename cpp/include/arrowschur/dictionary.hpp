@@ -224,6 +224,7 @@ class Stream {
 
  private:
   struct State;
+  friend struct StreamFile;
   explicit Stream(std::unique_ptr<State>);
   std::unique_ptr<State> state_;
 };
