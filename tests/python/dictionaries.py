@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from planted import g1
+from dictionary_fixtures import g1
 
 import arrowschur_native as asn
 
-G1 = g1()
-X = G1.x
+X, ATOMS = g1()
 OPTIONS: dict[str, Any] = {"n_components": 64, "n_nonzero_coefs": 3}
 # Exactly five refreshes.
 FIVE: dict[str, Any] = {**OPTIONS, "max_iter": 5, "tol": 0.0, "patience": 0, "keep": "last"}

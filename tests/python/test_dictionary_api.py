@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dictionaries import FIVE, G1, OPTIONS, X, bits, model, reconstruction, variance
+from dictionaries import ATOMS, FIVE, OPTIONS, X, bits, model, reconstruction, variance
 
 import arrowschur_native as asn
 
@@ -91,7 +91,7 @@ def test_t16_check_estimator() -> None:
 
 
 def test_t16_parameters_round_trip() -> None:
-    estimator = model(router="omp", dict_init=G1.atoms, callback=print)
+    estimator = model(router="omp", dict_init=ATOMS, callback=print)
     parameters = estimator.get_params()
     assert asn.SparseDictionary(**parameters).get_params() == parameters
     copy = clone(estimator)
@@ -104,7 +104,7 @@ def test_t16_parameters_round_trip() -> None:
 
 
 def test_parameters_are_stored_as_they_are_and_checked_by_fit() -> None:
-    estimator = model(n_components=-5, router="fast")
+    estimator = model(n_components=-5)
     assert estimator.n_components == -5
     with pytest.raises(asn.InvalidArgument, match="n_components must be at least 1, got -5"):
         estimator.fit(X)
@@ -316,12 +316,12 @@ def test_a_conversion_is_never_of_the_whole(layout: str) -> None:
 
 
 def test_nothing_is_modified() -> None:
-    x, atoms = X[:200].copy(), G1.atoms.copy()
+    x, atoms = X[:200].copy(), ATOMS.copy()
     estimator = model(dict_init=atoms, output="pair").fit(x)
     pair = estimator.transform(x)
     copies = [array.copy() for array in pair]
     estimator.inverse_transform(pair)
-    assert bits(x, atoms, *pair) == bits(X[:200], G1.atoms, *copies)
+    assert bits(x, atoms, *pair) == bits(X[:200], ATOMS, *copies)
     with pytest.raises(ValueError, match="read-only"):
         estimator.components_[0, 0] = 1.0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dictionaries import FIVE, G1, OPTIONS, X, bits, model, variance
+from dictionaries import ATOMS, FIVE, OPTIONS, X, bits, model, variance
 
 import arrowschur_native as asn
 
@@ -246,10 +246,10 @@ def test_entries_that_are_no_numbers_are_numpys_errors() -> None:
         {"revive_pool": 0},
         {"refresh_memory_bytes": 1000},
         {"init": "given"},
-        {"dict_init": G1.atoms, "init": "line"},
+        {"dict_init": ATOMS, "init": "line"},
         {"dict_init": np.full((64, 32), np.nan)},
-        {"dict_init": G1.atoms.astype(complex)},
-        {"dict_init": G1.atoms[0]},
+        {"dict_init": ATOMS.astype(complex)},
+        {"dict_init": ATOMS[0]},
         {"dict_init": "atoms"},
     ],
     ids=lambda options: ",".join(f"{name}={str(value)[:12]}" for name, value in options.items()),
@@ -305,8 +305,8 @@ def test_slots_without_a_score_are_padded() -> None:
 
 
 def test_copies_of_an_atom_share_its_code() -> None:
-    atoms = np.stack([G1.atoms[0]] * 4 + [G1.atoms[1]] * 2)
-    x = np.outer(np.linspace(1, 2, 20), G1.atoms[0]).astype(np.float32)
+    atoms = np.stack([ATOMS[0]] * 4 + [ATOMS[1]] * 2)
+    x = np.outer(np.linspace(1, 2, 20), ATOMS[0]).astype(np.float32)
     options: dict[str, Any] = {"n_components": 6, "n_nonzero_coefs": 4, "dict_init": atoms, "revive": False}
     for ridge in (0.0, 1e-6):
         fit = asn.fit_sparse_dictionary(x, **options, max_iter=1, code_ridge=ridge)

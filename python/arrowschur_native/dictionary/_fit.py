@@ -217,10 +217,7 @@ def run(x: Any, options: FitOptions) -> SparseDictionaryFit:
     if options.dict_init is not None:
         dict_init = as_decoder(options.dict_init, (options.n_components, rows.width))
     with Progress(options) as progress:
-        fields = _core.dictionary_fit(rows.core, core, dict_init, progress)
-        if progress.interrupted:
-            fields["stop_reason"] = "interrupted"
-        return fit_from_core(fields, options)
+        return fit_from_core(_core.dictionary_fit(rows.core, core, dict_init, progress), options)
 
 
 def warn_unless_converged(fit: SparseDictionaryFit) -> None:

@@ -24,7 +24,6 @@ class Progress:
         self._verbose = options.verbose
         self._total = options.max_iter
         self._bar: Any = None
-        self.interrupted = False
 
     def __enter__(self) -> Progress:
         if self._verbose and sys.stdout.isatty():
@@ -42,14 +41,10 @@ class Progress:
             self._bar.close()
 
     def __call__(self, record: Mapping[str, Any]) -> object:
-        """Return False to end the fit, as the user's callback does, and where Ctrl-C falls into this call."""
-        try:
-            if self._verbose:
-                self._print(line(record, seconds=self._verbose > 1))
-            return None if self._callback is None else self._callback(Record(record))
-        except KeyboardInterrupt:
-            self.interrupted = True
-            return False
+        """Return False to end the fit, as the user's callback does."""
+        if self._verbose:
+            self._print(line(record, seconds=self._verbose > 1))
+        return None if self._callback is None else self._callback(Record(record))
 
     def _print(self, text: str) -> None:
         if self._bar is None:
