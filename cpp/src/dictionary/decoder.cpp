@@ -52,6 +52,11 @@ void require_no_device(Device device) {
 
 Index effective_slots(const Options& o) { return std::min(o.n_nonzero_coefs, o.n_components); }
 
+double packed_ridge(const Options& o, int exponent) {
+  // A relative ridge has no unit.
+  return o.decoder_ridge_relative ? o.decoder_ridge : std::ldexp(o.decoder_ridge, -2 * exponent);
+}
+
 RouteSettings route_settings(const Options& o) {
   return {effective_slots(o), o.router, o.refine_factor, o.code_ridge, o.score_tile};
 }

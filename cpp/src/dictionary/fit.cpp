@@ -103,7 +103,7 @@ class Trainer {
             k_,
             p_,
             s_,
-            o_.decoder_ridge / (scale_ * scale_),
+            packed_ridge(o_, moments_.exponent),
             o_.decoder_ridge_relative,
             revive,
             o_.refresh_memory_bytes,

@@ -17,7 +17,7 @@ using linalg::PackedTriangle;
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
 // The residual of a solution in place, without a copy of the matrix: for vectors v of random signs, the mean of
-// |v'R|^2 is |R|_F^2 (Hutchinson, Commun. Stat. Simul. Comput. 19, 1990), and v'R = (A v)'X - v'B needs A and B only
+// |v'R|^2 is |R|_F^2 (Hutchinson, 1990, on stochastic estimators of the trace), and v'R = (A v)'X - v'B needs A and B only
 // before they are overwritten.
 class Probes {
  public:

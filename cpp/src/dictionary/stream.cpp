@@ -80,7 +80,7 @@ struct Stream::State {
             k,
             p,
             s,
-            o.decoder_ridge / (scale() * scale()),
+            packed_ridge(o, exponent),
             o.decoder_ridge_relative,
             o.revive,
             o.refresh_memory_bytes,
