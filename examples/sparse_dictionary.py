@@ -3,7 +3,7 @@
     python sparse_dictionary.py [--plot dictionary.png] [--export FOLDER]
 
 Data: 1,500 activations x_i of width P = 384, one a token, from block 3 of the sentence encoder all-MiniLM-L6-v2. Wanted
-are K = 256 directions d_k such that every x_i - mean is a combination of at most s = 16 of them,
+are K = 128 directions d_k such that every x_i - mean is a combination of at most s = 8 of them,
 
     x_i ~ mean + sum_j c_ij d_(k_ij),    |d_k| = 1.
 
@@ -13,7 +13,7 @@ the same s directions for every row. 300 rows are kept out of training, and all 
 - EV, the explained variance 1 - sum |x - x^|^2 / sum |x - mean x|^2, at equal L0 (numbers a row that are not zero);
 - the routers of this library: the s largest correlations (topk), and orthogonal matching pursuit (omp);
 - principal components, by numpy.linalg.svd;
-- MiniBatchDictionaryLearning of scikit-learn with its OMP encoder, where scikit-learn is installed.
+- MiniBatchDictionaryLearning of scikit-learn, ten passes, with its OMP encoder, where scikit-learn is installed.
 
 The dictionary is then exported as a TopK sparse autoencoder, read back, and asked for the same atoms.
 """
@@ -38,7 +38,7 @@ Report = Callable[[str, list[tuple[str, str]]], None]
 
 DATA = Path(__file__).resolve().parent / "data" / "activations_layer3.npz"
 HELD_OUT = 300  # rows
-ATOMS, WIDTH = 256, 16  # K, s
+ATOMS, WIDTH = 128, 8  # K, s
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def scikit_learn(train: np.ndarray, held_out: np.ndarray) -> Outcome:
         n_components=ATOMS,
         batch_size=256,
         max_iter=10,
-        fit_algorithm="lars",
+        fit_algorithm="cd",
         transform_algorithm="omp",
         transform_n_nonzero_coefs=WIDTH,
         random_state=0,
@@ -128,32 +128,31 @@ def same_atoms(model: asn.SparseDictionary, folder: Path, x: np.ndarray) -> tupl
     return int(np.sum(np.all(np.sort(kept, axis=1) == np.sort(indices, axis=1), axis=1))), sae
 
 
-def plot(model: asn.SparseDictionary, train: np.ndarray, held_out: np.ndarray, path: str | Path) -> None:
-    """Draw the fit, explained variance against L0, and how often atoms fire."""
+def plot(models: dict[str, asn.SparseDictionary], held_out: np.ndarray, train: np.ndarray, path: str | Path) -> None:
+    """Draw the fits, explained variance against L0, and how often atoms fire."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    left.plot(model.ev_path_, marker=".")
-    left.xaxis.get_major_locator().set_params(integer=True)
-    left.set(xlabel="epoch", ylabel="explained variance", title="Fit")
-
     widths = [1, 2, 4, 8, 16, 32]
-    for router in ("topk", "omp"):
+    for router, model in models.items():
+        left.plot(model.ev_path_, marker=".", label=router)
         scores = [
-            explained(held_out, model.inverse_transform(model.transform(held_out, n_nonzero_coefs=s, router=router)))
-            for s in widths
+            explained(held_out, model.inverse_transform(model.transform(held_out, n_nonzero_coefs=s))) for s in widths
         ]
         middle.plot(widths, scores, marker="o", label=f"dictionary, {router}")
+        frequency = model.result_.atom_fires / len(train)
+        right.hist(np.log10(frequency[frequency > 0]), bins=25, alpha=0.6, label=f"{router}, {model.result_.dead} dead")
     components = [principal_components(train, s)(held_out) for s in widths]
     middle.plot(widths, components, "--", marker="o", color="0.5", label="principal components")
-    middle.set(xlabel="numbers a row", ylabel="explained variance", title="Held out", xscale="log", xticks=widths)
-    middle.set_xticklabels(widths)
-    middle.legend()
-
-    frequency = model.result_.atom_fires / len(train)
-    right.hist(np.log10(frequency[frequency > 0]), bins=30)
-    right.set(xlabel="log10 of the firing frequency", ylabel="atoms", title=f"{model.result_.dead} of {ATOMS} dead")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set(xlabel="epoch", ylabel="explained variance", title="Fit")
+    middle.set(xlabel="numbers a row", ylabel="explained variance", title="Held out", xscale="log")
+    middle.set_xticks(widths, widths)
+    middle.minorticks_off()
+    right.set(xlabel="log10 of the firing frequency", ylabel="atoms", title=f"{ATOMS} atoms")
+    for axes in (left, middle, right):
+        axes.legend()
     figure.savefig(path, dpi=150)
 
 
@@ -190,7 +189,7 @@ def demo(report: Report, picture: str | Path | None = None, folder: str | Path |
         rows.append(("exported to", str(folder)))
     if picture is not None:
         try:
-            plot(omp, train, held_out, picture)
+            plot({"topk": topk, "omp": omp}, held_out, train, picture)
         except ImportError as error:
             rows.append(("plot", f"none ({error}): pip install matplotlib"))
         else:
