@@ -144,15 +144,33 @@ def test_partial_fit_learns() -> None:
 
 def test_partial_fit_by_epochs_is_a_stream() -> None:
     estimator = model(refresh="epoch", output="pair")
-    stream = asn.SparseDictionaryStream(X, **OPTIONS)
+    stream = asn.SparseDictionaryStream(X, **OPTIONS, keep="last")
     for _ in range(3):
         for shard in (X, X[:500]):
             estimator.partial_fit(shard)
             stream.partial_fit(shard)
         one, other = estimator.end_epoch(), stream.end_epoch()
         assert (one.ev, one.rss, one.alive, one.revived) == (other.ev, other.rss, other.alive, other.revived)
-    assert bits(estimator.components_) == bits(stream.now().decoder)
+    assert bits(estimator.components_) == bits(stream.finalize().decoder)
     assert estimator.n_iter_ == 3
+
+
+def test_results_of_partial_fit_are_told_when_asked_for() -> None:
+    estimator = model(output="pair", refresh="epoch").partial_fit(X)
+    assert np.isnan(estimator.explained_variance_)
+    assert "nan" in repr(estimator)
+    estimator.end_epoch()
+    estimator.refresh = "call"
+    for shard in np.array_split(X, 5):
+        estimator.partial_fit(shard)
+    result = estimator.result_
+    assert len(result.epochs) == estimator.n_iter_ == 6
+    assert (result.explained_variance, result.l0) == (estimator.explained_variance_, estimator.l0_)
+    assert result.explained_variance == result.epochs[-1].ev == estimator.ev_path_[-1]
+    assert bits(result.decoder) == bits(estimator.components_)
+    assert result.rows == 400
+    assert result.alive == result.epochs[-1].alive
+    assert estimator.dead_fraction_ == result.dead / 64
 
 
 def test_partial_fit_goes_on_from_a_fit() -> None:

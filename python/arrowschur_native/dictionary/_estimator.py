@@ -16,12 +16,12 @@ from .._errors import InvalidArgument
 from .._results import aligned
 from . import _sklearn
 from ._codes import OUTPUTS, as_pair, check_output, from_pair
-from ._fit import FitInterrupted, SparseDictionaryFit, run, warn_unless_converged
+from ._fit import FitInterrupted, SparseDictionaryFit, read_only, run, warn_unless_converged
 from ._options import FitOptions, choice, encoding_options, threads, whole
 from ._record import Record
 from ._rows import rows_of
 from ._sae import TopkAutoencoder
-from ._stream import SparseDictionaryStream, model_of
+from ._stream import SparseDictionaryStream, model_of, untold
 
 __all__ = ["SparseDictionary"]
 
@@ -61,9 +61,10 @@ random_state
     n_components_, n_features_in_, n_iter_, n_nonzero_coefs_ : int
         K; P; refreshes; s, which is at most K.
     explained_variance_, fvu_, l0_, dead_fraction_ : float
-        Of the training rows, in the pass that is kept.
+        Of the training rows, in the pass that is kept; after `partial_fit`, of the last rows before their refresh.
     ev_path_ : ndarray, (n_iter_ + 1,)
     stop_reason_ : str
+        That of the fit, or 'partial_fit'.
     converged_ : bool
     result_ : SparseDictionaryFit
         Everything else.
@@ -101,10 +102,9 @@ random_state
     fvu_: float
     l0_: float
     dead_fraction_: float
-    ev_path_: Array
     stop_reason_: str
     converged_: bool
-    result_: SparseDictionaryFit
+    _result: SparseDictionaryFit
     _model: _core.DictionaryModel
     _stream: SparseDictionaryStream
 
@@ -195,12 +195,7 @@ random_state
         InvalidArgument, ArrowError, DeviceUnavailableError, FitInterrupted
             As `fit_sparse_dictionary`.
         """
-        fit = run(X, self._options())
-        vars(self).pop("_stream", None)
-        self._take(fit)
-        warn_unless_converged(fit)
-        if fit.stop_reason == "interrupted":
-            raise FitInterrupted(fit)
+        warn_unless_converged(self._fit(X))
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:
@@ -213,7 +208,8 @@ random_state
         """
         rows = rows_of(X)
         form = check_output(self._output(), rows.count, self._options().n_components)
-        fit = self.fit(X).result_
+        fit = self._fit(X)
+        warn_unless_converged(fit)
         if fit.indices is None or fit.codes is None:
             return self.transform(X)
         return from_pair(fit.indices, fit.codes, len(fit.decoder), form)
@@ -237,16 +233,16 @@ random_state
         window = self._window(options)
         rows = rows_of(X)
         if "_stream" not in vars(self):
-            seed = self if "result_" in vars(self) else X
-            given = {name: getattr(options, name) for name in _FIT_PARAMETERS}
+            seed = self if "components_" in vars(self) else X
+            # What came last counts: rows that drift have no best epoch.
+            given = {name: getattr(options, name) for name in _FIT_PARAMETERS} | {"keep": "last"}
             self._stream = SparseDictionaryStream(seed, **given)
         if refresh == "call":
-            self._stream.step(rows.core, window)
-            self._take(self._stream.now())
+            self._take_step(Record(self._stream._core.step(rows.core, window)))
         else:
             self._stream.partial_fit(X)
-            if "result_" not in vars(self):
-                self._take(self._stream.now())
+            if "components_" not in vars(self):
+                self._take(untold(self._stream))
         return self
 
     def end_epoch(self) -> Record:
@@ -254,7 +250,7 @@ random_state
         if "_stream" not in vars(self):
             raise _sklearn.not_fitted_error()("sparse_dictionary: call partial_fit before end_epoch")
         record = self._stream.end_epoch()
-        self._take(self._stream.now())
+        self._take_step(record)
         return record
 
     # ---- use --------------------------------------------------------------------------------------------------------
@@ -322,6 +318,16 @@ random_state
 
     encode = transform
     decode = inverse_transform
+
+    @property
+    def result_(self) -> SparseDictionaryFit:
+        """The fit as `fit_sparse_dictionary` returns it; after `partial_fit`, as `SparseDictionaryStream.finalize`."""
+        return self._fitted("result_")
+
+    @property
+    def ev_path_(self) -> Array:
+        """`result_.ev_path`."""
+        return self._fitted("ev_path_").ev_path
 
     @property
     def W_dec(self) -> Array:
@@ -430,7 +436,7 @@ random_state
         return _sklearn.tags()
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "result_" in vars(self)
+        return "components_" in vars(self)
 
     # ---- printing, pickling -----------------------------------------------------------------------------------------
     def __repr__(self) -> str:
@@ -440,19 +446,27 @@ random_state
             if getattr(self, name) is not parameter.default and _short(getattr(self, name)) != _short(parameter.default)
         )
         call = f"{type(self).__name__}({', '.join(changed)})"
-        return aligned(call, self.result_._rows()) if "result_" in vars(self) else call
+        return aligned(call, self.result_._rows()) if "components_" in vars(self) else call
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_model"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        if "result_" in state:
-            self._take(self.result_)
+        if "components_" in state:
+            self._model = self._stream._core.model() if "_stream" in state else model_of(self._result)
 
     # ---- helpers ----------------------------------------------------------------------------------------------------
     def _options(self) -> FitOptions:
         return FitOptions(**{name: getattr(self, name) for name in _FIT_PARAMETERS})
+
+    def _fit(self, X: Any) -> SparseDictionaryFit:
+        fit = run(X, self._options())
+        vars(self).pop("_stream", None)
+        self._take(fit)
+        if fit.stop_reason == "interrupted":
+            raise FitInterrupted(fit)
+        return fit
 
     def _output(self) -> str:
         return str(choice("output", self.output, OUTPUTS))
@@ -463,9 +477,11 @@ random_state
         return math.ceil(64 * options.n_components / min(options.n_nonzero_coefs, options.n_components))
 
     def _fitted(self, method: str) -> SparseDictionaryFit:
-        if "result_" not in vars(self):
+        if "components_" not in vars(self):
             raise _sklearn.not_fitted_error()(f"sparse_dictionary: call fit before {method}")
-        return self.result_
+        if "_result" not in vars(self):  # the story of many steps is told when it is asked for
+            self._result = self._stream.finalize()
+        return self._result
 
     def _take(self, fit: SparseDictionaryFit) -> None:
         self.components_, self.mean_ = fit.decoder, fit.mean
@@ -473,10 +489,19 @@ random_state
         self.n_iter_, self.n_nonzero_coefs_ = fit.n_iter, fit.n_nonzero_coefs
         self.explained_variance_, self.fvu_, self.l0_ = fit.explained_variance, fit.fvu, fit.l0
         self.dead_fraction_ = fit.dead / len(fit.decoder)
-        self.ev_path_ = fit.ev_path
         self.stop_reason_, self.converged_ = fit.stop_reason, fit.converged
-        self.result_ = fit
-        self._model = model_of(fit)
+        self._result, self._model = fit, model_of(fit)
+
+    def _take_step(self, record: Record) -> None:
+        self._model = self._stream._core.model()
+        self.components_, self.mean_ = read_only(self._model.decoder), read_only(self._model.mean)
+        self.n_components_, self.n_features_in_ = self.components_.shape
+        options = self._stream.options
+        self.n_iter_, self.n_nonzero_coefs_ = self._stream.epochs, min(options.n_nonzero_coefs, self.n_components_)
+        self.explained_variance_, self.fvu_, self.l0_ = record.ev, 1.0 - record.ev, record.l0
+        self.dead_fraction_ = record.dead / self.n_components_
+        self.stop_reason_, self.converged_ = "partial_fit", self._stream.converged
+        vars(self).pop("_result", None)
 
 
 def _short(value: Any) -> str:

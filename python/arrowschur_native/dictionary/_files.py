@@ -11,7 +11,7 @@ import numpy as np
 from .._errors import ArrowError, InvalidArgument
 from . import _safetensors
 from ._estimator import SparseDictionary
-from ._fit import SparseDictionaryFit
+from ._fit import SparseDictionaryFit, read_only
 from ._options import FitOptions
 from ._record import Record
 
@@ -37,6 +37,7 @@ _FIELDS = (
     "dead",
     "dormant",
     "rows",
+    "seed_seconds",
 )
 
 
@@ -99,7 +100,7 @@ def load(path: str | os.PathLike[str]) -> SparseDictionary:
             exponent=int(story["e"]),
             options=options,
         )
-        fit.decoder.flags.writeable = fit.mean.flags.writeable = False
+        read_only(fit.decoder), read_only(fit.mean)
         own = {name: story[name] for name in ("output", "refresh", "window_rows")}
         return SparseDictionary.from_fit(fit, **own).set_params(init=story["init"])
     except (ArrowError, KeyError, TypeError, ValueError) as error:

@@ -24,6 +24,7 @@ __all__ = [
     "SparseDictionaryFit",
     "fit_from_core",
     "fit_sparse_dictionary",
+    "read_only",
     "run",
     "warn_unless_converged",
 ]
@@ -70,6 +71,8 @@ class SparseDictionaryFit(_Printed):
         N, of the pass that is returned.
     exponent : int
         e: rows were packed as `x 2^-e`; 0 unless the data are very large or very small.
+    seed_seconds : float
+        What seeding took; the epochs have the seconds of the rest.
     options : FitOptions
         Without callback.
     """
@@ -97,24 +100,27 @@ class SparseDictionaryFit(_Printed):
     route: Record
     rows: int
     exponent: int
+    seed_seconds: float
     options: FitOptions = field(repr=False)
 
     def _rows(self) -> list[tuple[str, Any]]:
         k, p = self.decoder.shape
-        start, end = float(self.ev_path[0]), float(self.ev_path[-1])
         rows: list[tuple[str, Any]] = [
             ("decoder", f"{k} atoms of {p} columns, {self.alive} alive, {self.dead} dead ({self.dormant} dormant)"),
             ("explained_variance", f"{self.explained_variance:.6f} in epoch {self.best_epoch}"),
-            ("ev_path", f"{start:.6f} .. {end:.6f} in {self.n_iter} epochs"),
             ("l0", f"{self.l0:.4g} of at most {self.n_nonzero_coefs} atoms a row"),
             ("stop_reason", self.stop_reason if self.converged else f"{self.stop_reason} (not converged)"),
         ]
+        if len(self.ev_path):
+            start, end = self.ev_path[[0, -1]].tolist()
+            rows.insert(2, ("ev_path", f"{start:.6f} .. {end:.6f} in {self.n_iter} epochs"))
         if self.epochs:
-            seconds = [epoch["seconds"] for epoch in self.epochs]
-            total = {name: sum(entry[name] for entry in seconds) for name in seconds[0]}
-            rows.append(
-                ("seconds", f"{sum(total.values()):.3g} ({', '.join(f'{n} {s:.3g}' for n, s in total.items())})")
-            )
+            seconds = {"seed": self.seed_seconds}
+            for epoch in self.epochs:
+                for name, value in epoch["seconds"].items():
+                    seconds[name] = seconds.get(name, 0.0) + value
+            steps = ", ".join(f"{name} {value:.3g}" for name, value in seconds.items())
+            rows.append(("seconds", f"{sum(seconds.values()):.3g} ({steps})"))
             rows.append(("refresh", self.epochs[-1]["refresh"]["method"]))
         return rows
 
@@ -232,13 +238,20 @@ def warn_unless_converged(fit: SparseDictionaryFit) -> None:
         )
 
 
+def read_only(array: Array) -> Array:
+    """Return an array that refuses to be written: models have been made from it."""
+    array.flags.writeable = False
+    return array
+
+
 def fit_from_core(fields: Mapping[str, Any], options: FitOptions) -> SparseDictionaryFit:
-    """Wrap the core's fields; the decoder and mean become read-only, since models are made from them."""
+    """Wrap the core's fields."""
     names = {f.name for f in dataclasses.fields(SparseDictionaryFit)}
     values = {name: value for name, value in fields.items() if name in names}
     for name in ("decoder", "mean"):
-        values[name] = np.asarray(values[name])
-        values[name].flags.writeable = False
+        values[name] = read_only(values[name])
+    if not values["rows"]:  # a stream: L0 is the number of codes by that of the rows
+        values["rows"] = round(float(np.sum(values["atom_fires"])) / values["l0"]) if values["l0"] > 0 else 0
     values["epochs"] = tuple(Record(epoch) for epoch in fields["epochs"])
     values["route"] = Record(fields["route"])
     return SparseDictionaryFit(**values, options=dataclasses.replace(options, callback=None))

@@ -25,7 +25,7 @@ from ._sklearn import not_fitted_error
 if TYPE_CHECKING:
     from ._estimator import SparseDictionary
 
-__all__ = ["SparseDictionaryStream"]
+__all__ = ["SparseDictionaryStream", "fitted", "model_of", "untold"]
 
 _FORMAT = "arrowschur.dictionary.stream/1"
 
@@ -124,10 +124,6 @@ class SparseDictionaryStream:
         """
         return Record(self._core.partial_fit(rows_of(shard, empty=True).core))
 
-    def step(self, rows: _core.DictionaryRows, window_rows: int) -> Record:
-        """Train on rows and refresh at once, on statistics that forget: `SparseDictionary.partial_fit`."""
-        return Record(self._core.step(rows, window_rows))
-
     def end_epoch(self) -> Record:
         """Refresh, project and revive; the record is that of the pass that ends here.
 
@@ -172,13 +168,6 @@ class SparseDictionaryStream:
         if self.epochs == 0:
             raise not_fitted_error()("sparse_dictionary: call end_epoch before finalize")
         return fit_from_core(self._core.finalize(), self._options)
-
-    def now(self) -> SparseDictionaryFit:
-        """Return the decoder in force, whatever `keep` says, with the story of the epochs closed so far, if any."""
-        model = self._core.model()
-        fields = self._core.finalize() if self.epochs else _untold(len(model.decoder), self._options.n_nonzero_coefs)
-        fields |= {"decoder": model.decoder, "mean": model.mean, "exponent": model.exponent}
-        return fit_from_core(fields, self._options)
 
     # ---- state ------------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -239,27 +228,34 @@ def _revive(state: bytes, options: FitOptions) -> SparseDictionaryStream:
     return stream
 
 
-def _untold(atoms: int, n_nonzero_coefs: int) -> dict[str, Any]:
-    """Return the fields of a fit before its first epoch is closed."""
+def untold(stream: SparseDictionaryStream) -> SparseDictionaryFit:
+    """Return the fit of a stream whose first epoch is not closed: a decoder, and nothing known about it."""
+    model, options = stream._core.model(), stream.options
+    atoms = options.n_components
     unknown = dict.fromkeys(("explained_variance", "fvu", "rss", "tss", "l0"), math.nan)
-    return {
+    fields = {
         **unknown,
+        "decoder": model.decoder,
+        "mean": model.mean,
+        "exponent": model.exponent,
         "indices": None,
         "codes": None,
         "ev_path": np.zeros(0),
         "n_iter": 0,
         "best_epoch": 0,
         "converged": False,
-        "stop_reason": "",
+        "stop_reason": "partial_fit",
         "atom_fires": np.zeros(atoms, dtype=np.uint64),
         "alive": 0,
         "dead": atoms,
-        "dormant": 0,
-        "n_nonzero_coefs": min(n_nonzero_coefs, atoms),
+        "dormant": int(np.count_nonzero(~model.decoder.any(axis=1))),
+        "n_nonzero_coefs": min(options.n_nonzero_coefs, atoms),
         "epochs": [],
         "route": {},
         "rows": 0,
+        "seed_seconds": 0.0,
     }
+    return fit_from_core(fields, options)
 
 
 def model_of(fit: SparseDictionaryFit) -> _core.DictionaryModel:
