@@ -233,7 +233,7 @@ def untold(stream: SparseDictionaryStream) -> SparseDictionaryFit:
     model, options = stream._core.model(), stream.options
     atoms = options.n_components
     unknown = dict.fromkeys(("explained_variance", "fvu", "rss", "tss", "l0"), math.nan)
-    fields = {
+    fields: dict[str, Any] = {
         **unknown,
         "decoder": model.decoder,
         "mean": model.mean,
