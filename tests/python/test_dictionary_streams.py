@@ -71,6 +71,14 @@ def test_fit_shards_runs_epochs_until_the_rule_is_met() -> None:
     assert fit.explained_variance == max(fit.ev_path)
 
 
+def test_shards_that_do_not_converge_warn_once() -> None:
+    stream = asn.SparseDictionaryStream(X, **{**OPTIONS, "max_iter": 2})
+    with pytest.warns(asn.dictionary.ConvergenceWarning, match="no convergence in 2 epochs") as caught:
+        fit = stream.fit_shards(lambda: np.array_split(X, 3))
+    assert [warning.filename for warning in caught] == [__file__]
+    assert (fit.stop_reason, fit.converged, fit.rows) == ("max_iter", False, len(X))
+
+
 def test_a_callback_ends_a_stream() -> None:
     seen: list[int] = []
 
@@ -79,7 +87,7 @@ def test_a_callback_ends_a_stream() -> None:
         return len(seen) < 2
 
     stream = asn.SparseDictionaryStream(X, **OPTIONS, callback=stop)
-    stream.fit_shards(lambda: [X])
+    assert stream.fit_shards(lambda: [X]).stop_reason == "callback"
     assert seen == [0, 1]
 
 

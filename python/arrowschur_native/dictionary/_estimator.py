@@ -19,7 +19,7 @@ from ._codes import OUTPUTS, as_pair, check_output, from_pair
 from ._fit import FitInterrupted, SparseDictionaryFit, read_only, run, warn_unless_converged
 from ._options import FitOptions, choice, encoding_options, threads, whole
 from ._record import Record
-from ._rows import rows_of
+from ._rows import Rows, rows_of
 from ._sae import TopkAutoencoder
 from ._stream import SparseDictionaryStream, model_of, untold
 
@@ -195,7 +195,7 @@ random_state
         InvalidArgument, ArrowError, DeviceUnavailableError, FitInterrupted
             As `fit_sparse_dictionary`.
         """
-        warn_unless_converged(self._fit(X))
+        warn_unless_converged(self._fit(self._options(), rows_of(X)))
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:
@@ -206,9 +206,9 @@ random_state
         X : array_like, (N, P)
         y : ignored
         """
-        rows = rows_of(X)
-        form = check_output(self._output(), rows.count, self._options().n_components)
-        fit = self._fit(X)
+        options, rows = self._options(), rows_of(X)
+        form = check_output(self._output(), rows.count, options.n_components)
+        fit = self._fit(options, rows)
         warn_unless_converged(fit)
         if fit.indices is None or fit.codes is None:
             return self.transform(X)
@@ -268,7 +268,7 @@ random_state
         csr_matrix (N, K), or tuple of indices (N, s) uint32 and codes (N, s) float32, or ndarray (N, K)
             On the training rows these are the codes of the fit, bit for bit.
         """
-        self._fitted("transform")
+        self._need_fit("transform")
         rows = rows_of(X)
         form = check_output(self._output(), rows.count, self.n_components_)
         s = self.n_nonzero_coefs_ if n_nonzero_coefs is None else whole("n_nonzero_coefs", n_nonzero_coefs, 1)
@@ -285,7 +285,7 @@ random_state
         ----------
         Z : sparse matrix (N, K), or pair of indices and codes (N, w), or array (N, K)
         """
-        self._fitted("inverse_transform")
+        self._need_fit("inverse_transform")
         indices, codes = as_pair(Z, self.n_components_)
         return self._model.decode(indices, codes, threads("n_jobs", self.n_jobs))
 
@@ -297,7 +297,7 @@ random_state
         X : array_like, (N, P)
         y : ignored
         """
-        self._fitted("score")
+        self._need_fit("score")
         return self._model.score(rows_of(X).core, **encoding_options(self, self.n_nonzero_coefs_))
 
     def metrics(self, X: Any) -> Record:
@@ -313,7 +313,7 @@ random_state
             `mse` (of an entry), `mse_row`, `explained_variance`, `explained_variance_row` (mean over rows), `fvu`,
             `l0`, `l1`, `l2_ratio`, `cosine`, `alive_fraction`, `dead_fraction`, `firing_frequency` (K,).
         """
-        self._fitted("metrics")
+        self._need_fit("metrics")
         return Record(self._model.metrics(rows_of(X).core, **encoding_options(self, self.n_nonzero_coefs_)))
 
     encode = transform
@@ -332,12 +332,14 @@ random_state
     @property
     def W_dec(self) -> Array:
         """`components_`."""
-        return self._fitted("W_dec").decoder
+        self._need_fit("W_dec")
+        return self.components_
 
     @property
     def b_dec(self) -> Array:
         """`mean_`."""
-        return self._fitted("b_dec").mean
+        self._need_fit("b_dec")
+        return self.mean_
 
     # ---- files ------------------------------------------------------------------------------------------------------
     def to_sae(self, split_sign: bool = True) -> TopkAutoencoder:
@@ -351,8 +353,8 @@ random_state
         split_sign : bool, default True
             False needs codes that are not negative, which this version does not train.
         """
-        fit = self._fitted("to_sae")
-        return TopkAutoencoder.of(fit.decoder, fit.mean, fit.n_nonzero_coefs, split_sign)
+        self._need_fit("to_sae")
+        return TopkAutoencoder.of(self.components_, self.mean_, self.n_nonzero_coefs_, split_sign)
 
     def export_sae_dir(self, path: str | os.PathLike[str]) -> None:
         """Write `to_sae()` as a folder with `sae_weights.safetensors` and `cfg.json`.
@@ -362,7 +364,7 @@ random_state
         path : path
             Made if need be; `TopkAutoencoder.load` reads it.
         """
-        self._fitted("export_sae_dir")
+        self._need_fit("export_sae_dir")
         self.to_sae().save(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -429,7 +431,7 @@ random_state
         ----------
         input_features : ignored
         """
-        self._fitted("get_feature_names_out")
+        self._need_fit("get_feature_names_out")
         return np.asarray([f"sparsedictionary{k}" for k in range(self.n_components_)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -460,8 +462,8 @@ random_state
     def _options(self) -> FitOptions:
         return FitOptions(**{name: getattr(self, name) for name in _FIT_PARAMETERS})
 
-    def _fit(self, X: Any) -> SparseDictionaryFit:
-        fit = run(X, self._options())
+    def _fit(self, options: FitOptions, rows: Rows) -> SparseDictionaryFit:
+        fit = run(rows, options)
         vars(self).pop("_stream", None)
         self._take(fit)
         if fit.stop_reason == "interrupted":
@@ -476,9 +478,12 @@ random_state
             return whole("window_rows", self.window_rows, 1)
         return math.ceil(64 * options.n_components / min(options.n_nonzero_coefs, options.n_components))
 
-    def _fitted(self, method: str) -> SparseDictionaryFit:
+    def _need_fit(self, method: str) -> None:
         if "components_" not in vars(self):
             raise _sklearn.not_fitted_error()(f"sparse_dictionary: call fit before {method}")
+
+    def _fitted(self, method: str) -> SparseDictionaryFit:
+        self._need_fit(method)
         if "_result" not in vars(self):  # the story of many steps is told when it is asked for
             self._result = self._stream.finalize()
         return self._result

@@ -16,7 +16,7 @@ from .._results import _Printed, aligned
 from ._options import FitOptions
 from ._progress import Progress
 from ._record import Record
-from ._rows import as_decoder, rows_of
+from ._rows import Rows, as_decoder, rows_of
 from ._sklearn import convergence_warning
 
 __all__ = [
@@ -208,16 +208,16 @@ def fit_sparse_dictionary(x: Any, **options: Any) -> SparseDictionaryFit:
     >>> bool(fit.explained_variance > 0.95), fit.decoder.shape
     (True, (16, 8))
     """
-    fit = run(x, FitOptions(**options))
+    checked = FitOptions(**options)
+    fit = run(rows_of(x), checked)
     warn_unless_converged(fit)
     if fit.stop_reason == "interrupted":
         raise FitInterrupted(fit)
     return fit
 
 
-def run(x: Any, options: FitOptions) -> SparseDictionaryFit:
+def run(rows: Rows, options: FitOptions) -> SparseDictionaryFit:
     """Fit; an interrupted fit comes back like any other, with the signal consumed."""
-    rows = rows_of(x)
     core = options.core()
     dict_init = None
     if options.dict_init is not None:
@@ -229,10 +229,10 @@ def run(x: Any, options: FitOptions) -> SparseDictionaryFit:
 def warn_unless_converged(fit: SparseDictionaryFit) -> None:
     """Warn, in the name of the caller's caller, about a fit that `max_iter` ended."""
     if fit.stop_reason == "max_iter":
-        change = abs(fit.ev_path[-1] - fit.ev_path[-2])
+        last = fit.ev_path[-2:]
         warnings.warn(
             f"sparse_dictionary: no convergence in {fit.n_iter} epochs; the last changed the explained variance by "
-            f"{change:.1e} (tol {fit.options.tol:g}). Raise max_iter, or tol",
+            f"{last[-1] - last[0]:.1e} (tol {fit.options.tol:g}). Raise max_iter, or tol",
             convergence_warning(),
             stacklevel=3,
         )

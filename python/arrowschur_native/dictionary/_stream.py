@@ -15,7 +15,7 @@ from .. import _core
 from .._errors import InvalidArgument
 from .._results import aligned
 from . import _safetensors
-from ._fit import SparseDictionaryFit, fit_from_core
+from ._fit import SparseDictionaryFit, fit_from_core, warn_unless_converged
 from ._options import FitOptions, complain
 from ._progress import Progress
 from ._record import Record
@@ -146,6 +146,11 @@ class SparseDictionaryStream:
         -------
         SparseDictionaryFit
             As `finalize`.
+
+        Warns
+        -----
+        ConvergenceWarning
+            `max_iter` was reached first.
         """
         if not callable(factory):
             raise complain("factory", factory, "a callable that returns shards")
@@ -153,9 +158,13 @@ class SparseDictionaryStream:
             for _ in range(self._options.max_iter):
                 for shard in factory():
                     self.partial_fit(shard)
-                if progress(self.end_epoch()) is False or self.converged:
+                if progress(self.end_epoch()) is False:
+                    return dataclasses.replace(self.finalize(), stop_reason="callback")
+                if self.converged:
                     break
-        return self.finalize()
+        fit = self.finalize()
+        warn_unless_converged(fit)
+        return fit
 
     def finalize(self) -> SparseDictionaryFit:
         """Return the decoder and the story of the closed epochs; the stream goes on.
