@@ -82,7 +82,7 @@ def matched(decoder: Array, atoms: Array, cosine: float) -> int:
     return int((np.abs(decoder.astype(np.float64) @ atoms.T).max(axis=0) > cosine).sum())
 
 
-# ---- T1: seeds --------------------------------------------------------------------------------------------------------
+# ---- T1: seeds -------------------------------------------------------------------------------------------------------
 def farthest_lines(x: Array, k: int) -> list[int]:
     """The serial rule in float64."""
     x = x.astype(np.float64)
@@ -133,7 +133,7 @@ def test_t1_rows_that_span_few_lines_end_the_picking() -> None:
     assert len(seeded_rows(x.astype(np.float32), 600)) >= 40  # rounding to float32 adds lines, but few
 
 
-# ---- T2: routing ------------------------------------------------------------------------------------------------------
+# ---- T2: routing -----------------------------------------------------------------------------------------------------
 def test_t2a_ties_go_to_the_lower_atom() -> None:
     d = np.eye(5, dtype=np.float32)
     indices, _, _ = encode(d, np.array([[0.5, -0.5, 0.25, 0.5, 0.0]]), 3)
@@ -177,7 +177,7 @@ def test_t2d_planted_decoder() -> None:
     assert_allclose(codes[1], [0.9818667, -0.8456781, 0.1446047], atol=1e-6)
 
 
-# ---- T3: codes --------------------------------------------------------------------------------------------------------
+# ---- T3: codes -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("ridge", "want"), [(1e-6, [3.5713656, -1.4285097, 0.4999995]), (0.1, [1.7337031, 0.3051318, 0.4545455])]
 )
@@ -202,7 +202,7 @@ def test_t3_atoms_without_a_score_are_not_selected() -> None:
     assert_allclose(codes, [[1e-10, 0.0]], rtol=1e-6)
 
 
-# ---- T5 to T8: training -----------------------------------------------------------------------------------------------
+# ---- T5 to T8: training ----------------------------------------------------------------------------------------------
 def test_t5_training_path() -> None:
     result = fit_g1(max_iter=12)
 
@@ -282,7 +282,7 @@ def test_t8_one_atom() -> None:
     assert_allclose(path, [0.043493, 0.050931, 0.054801, 0.057536], atol=EV_TOLERANCE)
 
 
-# ---- T9: revival ------------------------------------------------------------------------------------------------------
+# ---- T9: revival -----------------------------------------------------------------------------------------------------
 def test_t9_dormant_atoms_come_alive() -> None:
     init = np.zeros((64, 32))
     init[:3] = g1()[1][:3]
@@ -310,7 +310,7 @@ def test_t9_equal_atoms_come_apart() -> None:
     assert without["ev_path"][10] == pytest.approx(0.55, abs=0.03)
 
 
-# ---- T10: the codes are those of the decoder --------------------------------------------------------------------------
+# ---- T10: the codes are those of the decoder -------------------------------------------------------------------------
 @pytest.mark.parametrize("router", ["topk", "refine", "omp"])
 @pytest.mark.parametrize("center", [False, True])
 def test_t10_fresh_codes(router: str, center: bool) -> None:
@@ -330,7 +330,7 @@ def test_t10_fresh_codes(router: str, center: bool) -> None:
     assert_allclose(model.decode(indices, codes, None), fitted, atol=1e-6)
 
 
-# ---- T11: what changes no bit -----------------------------------------------------------------------------------------
+# ---- T11: what changes no bit ----------------------------------------------------------------------------------------
 def story(result: dict[str, Any]) -> str:
     return fingerprint(result["decoder"], result["indices"], result["codes"], result["ev_path"])
 
@@ -440,7 +440,7 @@ def test_t11_resumed_streams_are_identical() -> None:
         _core.DictionaryStream.load(broken.save()[:-1])
 
 
-# ---- T12: centring ----------------------------------------------------------------------------------------------------
+# ---- T12: centring ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("center", "first", "last"), [(False, 0.457129, 0.596913), (True, 0.659063, 0.860357)])
 def test_t12_centring(center: bool, first: float, last: float) -> None:
     x = g1()[0].copy()
@@ -451,7 +451,7 @@ def test_t12_centring(center: bool, first: float, last: float) -> None:
     assert result["tss"] == pytest.approx(12099.529859, abs=1e-4)
 
 
-# ---- T13: degenerate data ---------------------------------------------------------------------------------------------
+# ---- T13: degenerate data --------------------------------------------------------------------------------------------
 def test_t13_zeros() -> None:
     result = fit(np.zeros((10, 4), np.float32), n_components=3, n_nonzero_coefs=2)
 
@@ -492,7 +492,7 @@ def test_t13_extreme_ranges(scale: float) -> None:
     assert explained(x, fitted) == pytest.approx(relative["explained_variance"], abs=1e-6)
 
 
-# ---- T14: planted lines -----------------------------------------------------------------------------------------------
+# ---- T14: planted lines ----------------------------------------------------------------------------------------------
 def lines(n: int, p: int, k: int, share: float) -> Array:
     c, j = np.arange(p), np.arange(p)[:, None]
     q = np.sqrt((1 + (j > 0)) / p) * np.cos(np.pi * (2 * c + 1) * j / (2 * p))
@@ -510,7 +510,7 @@ def test_t14_planted_lines() -> None:
     assert model_of(result["decoder"]).score(rows_of(np.ascontiguousarray(x[held_out])), n_nonzero_coefs=2) > 0.999
 
 
-# ---- T15: memory ------------------------------------------------------------------------------------------------------
+# ---- T15: memory -----------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 def test_t15_memory() -> None:
     code = """
