@@ -310,7 +310,7 @@ Index at_least(const float* s, Index n, float threshold, std::uint32_t first, st
 }  // namespace
 
 extern const Kernels kTable;
-const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,      &widen,       &dots,    &dots_wide,
+const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,      &widen,         &dots,    &dots_wide,
                      &square_norm,        &add_rows, &nth_magnitude, &at_least};
 
 }  // namespace arrowschur::dictionary::ARROWSCHUR_ISA
