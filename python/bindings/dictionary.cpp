@@ -171,6 +171,18 @@ py::dict option_fields(const Options& o) {
   return write.out;
 }
 
+// Calls Python, with the GIL. Ctrl-C that falls into the callee ends the call as it does elsewhere: with Interrupted,
+// which keeps what was computed.
+template <class... Args>
+py::object interruptible(const py::handle& callable, Args&&... args) {
+  try {
+    return callable(std::forward<Args>(args)...);
+  } catch (const py::error_already_set& error) {
+    if (error.matches(PyExc_KeyboardInterrupt)) throw Interrupted();
+    throw;
+  }
+}
+
 // Rows and what keeps them alive.
 struct RowsHandle {
   Rows core;
@@ -213,7 +225,7 @@ RowsHandle make_rows(const py::object& array, Index count, Index width, const st
     const py::gil_scoped_acquire gil;
     const py::array view = type == DType::float32 ? writable_view(static_cast<float*>(out), number, width)
                                                   : writable_view(static_cast<double*>(out), number, width);
-    py::reinterpret_borrow<py::object>(callable)(first, view);
+    interruptible(callable, first, view);
   };
   return rows;
 }
@@ -289,7 +301,7 @@ py::dict fit_rows(const RowsHandle& rows, const Options& options, const py::obje
   if (!progress.is_none()) {
     report = [&](const EpochRecord& record) {
       const py::gil_scoped_acquire gil;
-      return progress(record_fields(record)).ptr() != Py_False;
+      return interruptible(progress, record_fields(record)).ptr() != Py_False;
     };
   }
   Fit result = released([&] { return dictionary::fit(rows.core, options, given ? &*given : nullptr, report); });

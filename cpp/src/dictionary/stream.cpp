@@ -110,7 +110,8 @@ struct Stream::State {
     }
     record.l0 = static_cast<double>(total) / static_cast<double>(sums.rows);
     for (const Index a : revived) record.accepted += fires[size(a)] > 0 ? 1 : 0;
-    if (records.empty() || record.ev > best_ev) {
+    // With keep = last the figures that finalize() returns are those of the last pass.
+    if (records.empty() || o.keep == Keep::last || record.ev > best_ev) {
       best_ev = record.ev;
       best_rss = record.rss;
       best_tss = moments.tss() * scale() * scale();
