@@ -207,8 +207,8 @@ def test_t5_training_path() -> None:
     result = fit_g1(max_iter=12)
 
     # fmt: off
-    want = [0.657998, 0.747763, 0.792512, 0.819384, 0.836786, 0.854317, 0.869760, 0.876262, 0.885233, 0.889088, 0.890618,
-            0.891429, 0.890487]
+    want = [0.657998, 0.747763, 0.792512, 0.819384, 0.836786, 0.854317, 0.869760, 0.876262, 0.885233, 0.889088,
+            0.890618, 0.891429, 0.890487]
     # fmt: on
     assert_allclose(result["ev_path"], want, atol=EV_TOLERANCE)
     assert result["best_epoch"] == 11
@@ -701,7 +701,7 @@ def test_stream_errors() -> None:
     x = g1()[0]
     options = _core.DictionaryOptions(n_components=8)
     stream = _core.DictionaryStream(rows_of(x), options, None)
-    with pytest.raises(asn.InvalidArgument, match="^sparse_dictionary: end_epoch called before any rows were given$"):
+    with pytest.raises(asn.InvalidArgument, match=r"^sparse_dictionary: end_epoch called before any rows were given$"):
         stream.end_epoch()
     far = np.full((3, 32), 2.0, np.float64)
     far[2, 1] = 2.0**61

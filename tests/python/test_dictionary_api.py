@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -430,12 +431,22 @@ def test_an_interrupted_fit_keeps_its_best_state(moment: str, dtype: str) -> Non
     assert raised.value.fit is estimator.result_
 
 
-def test_the_warning_names_what_to_change() -> None:
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda: model().fit(X),
+        lambda: model().fit_transform(X),
+        lambda: asn.fit_sparse_dictionary(X, **OPTIONS, max_iter=3),
+    ],
+    ids=["fit", "fit_transform", "fit_sparse_dictionary"],
+)
+def test_the_warning_names_what_to_change(fit: Callable[[], Any]) -> None:
     with pytest.warns(ConvergenceWarning, match="no convergence in 3 epochs") as caught:
-        model().fit(X)
-        model().fit_transform(X)
-        asn.fit_sparse_dictionary(X, **OPTIONS, max_iter=3)
-    assert [warning.filename for warning in caught] == [__file__] * 3
+        fit()
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_fit_that_converges_does_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert model(tol=0.5, max_iter=9).fit(X).converged_

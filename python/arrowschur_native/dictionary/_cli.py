@@ -52,6 +52,7 @@ def add_commands(commands: Any, as_json: argparse.ArgumentParser) -> None:
     command.add_argument("--patience", type=int, metavar="N", help="epochs without gain; 0: no such end")
     command.add_argument("--code-ridge", type=float, metavar="RIDGE")
     command.add_argument("--decoder-ridge", type=float, metavar="RIDGE")
+    command.add_argument("--ridge", help="fixed or evidence")
     command.add_argument("--decoder-ridge-relative", action="store_true", default=None)
     command.add_argument("--refreshes-per-epoch", type=int, metavar="M")
     command.add_argument("--center", action="store_true", default=None, help="subtract the column means")
@@ -95,6 +96,7 @@ def _fit(parsed: argparse.Namespace) -> int:
         "patience",
         "code_ridge",
         "decoder_ridge",
+        "ridge",
         "decoder_ridge_relative",
         "refreshes_per_epoch",
         "center",

@@ -16,7 +16,7 @@ from .._errors import InvalidArgument
 from .._results import aligned
 from . import _sklearn
 from ._codes import OUTPUTS, as_pair, check_output, from_pair
-from ._fit import FitInterrupted, SparseDictionaryFit, read_only, run, warn_unless_converged
+from ._fit import FitInterrupted, SparseDictionaryFit, grown, read_only, run, warn_unless_converged
 from ._options import FitOptions, choice, encoding_options, threads, whole
 from ._record import Record
 from ._rows import Rows, rows_of
@@ -66,6 +66,8 @@ random_state
     stop_reason_ : str
         That of the fit, or 'partial_fit'.
     converged_ : bool
+    ridge_ : float
+        The code ridge, which `transform` uses.
     result_ : SparseDictionaryFit
         Everything else.
 
@@ -104,6 +106,7 @@ random_state
     dead_fraction_: float
     stop_reason_: str
     converged_: bool
+    ridge_: float
     _result: SparseDictionaryFit
     _model: _core.DictionaryModel
     _stream: SparseDictionaryStream
@@ -120,7 +123,10 @@ random_state
         patience: int = 5,
         code_ridge: float = 1e-6,
         decoder_ridge: float = 1e-6,
+        ridge: str = "fixed",
         decoder_ridge_relative: bool = False,
+        unit_sweep: bool = False,
+        profile_step: bool = False,
         refreshes_per_epoch: int = 1,
         center: bool = False,
         init: str = "auto",
@@ -152,7 +158,10 @@ random_state
         self.patience = patience
         self.code_ridge = code_ridge
         self.decoder_ridge = decoder_ridge
+        self.ridge = ridge
         self.decoder_ridge_relative = decoder_ridge_relative
+        self.unit_sweep = unit_sweep
+        self.profile_step = profile_step
         self.refreshes_per_epoch = refreshes_per_epoch
         self.center = center
         self.init = init
@@ -253,6 +262,30 @@ random_state
         self._take_step(record)
         return record
 
+    def grow(self, n_components: int, X: Any) -> SparseDictionary:
+        """Add atoms: the farthest lines among what the dictionary leaves of some rows. Learned atoms stay as they are.
+
+        Parameters
+        ----------
+        n_components : int
+            The new K, at least the old one; the parameter of this name is set to it.
+        X : array_like, (N, P)
+
+        Returns
+        -------
+        SparseDictionary
+            This object. `result_` has the figures of `X` under the grown dictionary; `partial_fit`, or a stream that is
+            seeded with this object, trains it on.
+        """
+        fit = self._fitted("grow")
+        rows, atoms = rows_of(X), whole("n_components", n_components, self.n_components_)
+        self._model = self._model.grow(rows.core, atoms, **encoding_options(self, self.n_nonzero_coefs_))
+        vars(self).pop("_stream", None)
+        found = self._model.metrics(rows.core, **encoding_options(self, self.n_nonzero_coefs_))
+        self._take(grown(fit, self._model, found, rows.count))
+        self.n_components = atoms
+        return self
+
     # ---- use --------------------------------------------------------------------------------------------------------
     def transform(self, X: Any, n_nonzero_coefs: int | None = None, router: str | None = None) -> Any:
         """Return the codes of rows, in the form that `output` names.
@@ -315,6 +348,23 @@ random_state
         """
         self._need_fit("metrics")
         return Record(self._model.metrics(rows_of(X).core, **encoding_options(self, self.n_nonzero_coefs_)))
+
+    def dual_report(self, X: Any) -> Record:
+        """Say for each row whether its atoms are the right ones: `max_(k not in S) |d_k' r| / min_(k in S) |c_k|`.
+
+        Parameters
+        ----------
+        X : array_like, (N, P)
+
+        Returns
+        -------
+        Record
+            `ratios` (N,): at most 1 certifies the support (slack 1e-4); `atoms` (N,) uint32: the atom of the maximum,
+            which wants in where the ratio is large; `quantiles`: of the ratios at 0.5, 0.9, 0.99, 1;
+            `certified_fraction`.
+        """
+        self._need_fit("dual_report")
+        return Record(self._model.dual_report(rows_of(X).core, **encoding_options(self, self.n_nonzero_coefs_)))
 
     encode = transform
     decode = inverse_transform
@@ -494,7 +544,7 @@ random_state
         self.n_iter_, self.n_nonzero_coefs_ = fit.n_iter, fit.n_nonzero_coefs
         self.explained_variance_, self.fvu_, self.l0_ = fit.explained_variance, fit.fvu, fit.l0
         self.dead_fraction_ = fit.dead / len(fit.decoder)
-        self.stop_reason_, self.converged_ = fit.stop_reason, fit.converged
+        self.stop_reason_, self.converged_, self.ridge_ = fit.stop_reason, fit.converged, fit.ridge
         self._result, self._model = fit, model_of(fit)
 
     def _take_step(self, record: Record) -> None:
@@ -505,7 +555,7 @@ random_state
         self.n_iter_, self.n_nonzero_coefs_ = self._stream.epochs, min(options.n_nonzero_coefs, self.n_components_)
         self.explained_variance_, self.fvu_, self.l0_ = record.ev, 1.0 - record.ev, record.l0
         self.dead_fraction_ = record.dead / self.n_components_
-        self.stop_reason_, self.converged_ = "partial_fit", self._stream.converged
+        self.stop_reason_, self.converged_, self.ridge_ = "partial_fit", self._stream.converged, options.code_ridge
         vars(self).pop("_result", None)
 
 

@@ -38,6 +38,7 @@ _FIELDS = (
     "dormant",
     "rows",
     "seed_seconds",
+    "ridge_steps",
 )
 
 
@@ -46,7 +47,12 @@ def save(model: SparseDictionary, fit: SparseDictionaryFit, path: str | os.PathL
     options = fit.options.stored()
     options |= {"output": model.output, "refresh": model.refresh, "window_rows": model.window_rows}
     story = {name: getattr(fit, name) for name in _FIELDS}
-    story |= {"e": fit.exponent, "ev_path": fit.ev_path.tolist(), "effective_n_nonzero_coefs": fit.n_nonzero_coefs}
+    story |= {
+        "e": fit.exponent,
+        "ridge_in_force": fit.ridge,
+        "ev_path": fit.ev_path.tolist(),
+        "effective_n_nonzero_coefs": fit.n_nonzero_coefs,
+    }
     metadata = {name: json.dumps(value) for name, value in {**options, **story}.items()}
     _safetensors.write(path, {name: getattr(fit, name) for name in _ARRAYS}, {"format": _FORMAT, **metadata})
 
@@ -98,6 +104,7 @@ def load(path: str | os.PathLike[str]) -> SparseDictionary:
             epochs=(),
             route=Record({}),
             exponent=int(story["e"]),
+            ridge=float(story["ridge_in_force"]),
             options=options,
         )
         read_only(fit.decoder), read_only(fit.mean)

@@ -24,6 +24,7 @@ __all__ = [
     "SparseDictionaryFit",
     "fit_from_core",
     "fit_sparse_dictionary",
+    "grown",
     "read_only",
     "run",
     "warn_unless_converged",
@@ -73,6 +74,10 @@ class SparseDictionaryFit(_Printed):
         e: rows were packed as `x 2^-e`; 0 unless the data are very large or very small.
     seed_seconds : float
         What seeding took; the epochs have the seconds of the rest.
+    ridge : float
+        The code ridge in force; with `ridge='evidence'` that of the decoder too.
+    ridge_steps : int
+        Fits that `ridge='evidence'` made.
     options : FitOptions
         Without callback.
     """
@@ -101,6 +106,8 @@ class SparseDictionaryFit(_Printed):
     rows: int
     exponent: int
     seed_seconds: float
+    ridge: float
+    ridge_steps: int
     options: FitOptions = field(repr=False)
 
     def _rows(self) -> list[tuple[str, Any]]:
@@ -111,6 +118,8 @@ class SparseDictionaryFit(_Printed):
             ("l0", f"{self.l0:.4g} of at most {self.n_nonzero_coefs} atoms a row"),
             ("stop_reason", self.stop_reason if self.converged else f"{self.stop_reason} (not converged)"),
         ]
+        if self.ridge_steps:
+            rows.append(("ridge", f"{self.ridge:.3g} by evidence, {self.ridge_steps} fits"))
         if len(self.ev_path):
             start, end = self.ev_path[[0, -1]].tolist()
             rows.insert(2, ("ev_path", f"{start:.6f} .. {end:.6f} in {self.n_iter} epochs"))
@@ -236,6 +245,39 @@ def warn_unless_converged(fit: SparseDictionaryFit) -> None:
             convergence_warning(),
             stacklevel=3,
         )
+
+
+def grown(
+    fit: SparseDictionaryFit, model: _core.DictionaryModel, metrics: Mapping[str, Any], rows: int
+) -> SparseDictionaryFit:
+    """Return the fit of an enlarged decoder: figures of the rows that enlarged it, and no story of its own yet."""
+    decoder = read_only(model.decoder)
+    fires = np.rint(metrics["firing_frequency"] * rows).astype(np.uint64)
+    alive = int(np.count_nonzero(fires))
+    rss = metrics["mse_row"] * rows
+    return dataclasses.replace(
+        fit,
+        decoder=decoder,
+        indices=None,
+        codes=None,
+        explained_variance=metrics["explained_variance"],
+        fvu=metrics["fvu"],
+        rss=rss,
+        tss=rss / metrics["fvu"] if metrics["fvu"] > 0 else fit.tss,
+        l0=metrics["l0"],
+        ev_path=np.array([metrics["explained_variance"]]),
+        n_iter=0,
+        best_epoch=0,
+        converged=False,
+        stop_reason="grown",
+        atom_fires=fires,
+        alive=alive,
+        dead=len(decoder) - alive,
+        dormant=int(np.count_nonzero(~decoder.any(axis=1))),
+        epochs=(),
+        rows=rows,
+        options=dataclasses.replace(fit.options, n_components=len(decoder)),
+    )
 
 
 def read_only(array: Array) -> Array:

@@ -101,6 +101,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "router": ("topk", "refine", "omp"),
     "init": ("auto", "line", "euclidean", "given", "sample"),
     "keep": ("best", "last"),
+    "ridge": ("fixed", "evidence"),
     "device": ("auto", "off", "required"),
 }
 _KINDS: Mapping[str, Callable[[str, Any], Any]] = {
@@ -113,7 +114,10 @@ _KINDS: Mapping[str, Callable[[str, Any], Any]] = {
     "patience": whole,
     "code_ridge": number,
     "decoder_ridge": number,
+    "ridge": choice,
     "decoder_ridge_relative": boolean,
+    "unit_sweep": boolean,
+    "profile_step": boolean,
     "refreshes_per_epoch": whole,
     "center": boolean,
     "init": choice,
@@ -127,7 +131,7 @@ _KINDS: Mapping[str, Callable[[str, Any], Any]] = {
     "device": choice,
     "keep_codes": boolean,
 }
-_ENCODING = ("router", "refine_factor", "code_ridge", "batch_size", "score_tile", "device")
+_ENCODING = ("router", "refine_factor", "batch_size", "score_tile", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +157,15 @@ class FitOptions:
         Epochs without gain after which it stops; 0: never for that reason.
     code_ridge, decoder_ridge : float, default 1e-6
         rho_c (dimensionless) and rho_d (units of the data, squared).
+    ridge : {'fixed', 'evidence'}, default 'fixed'
+        'evidence' finds one ridge for codes and decoder from the data, starting at `code_ridge`, by repeated fits; not
+        for streams.
     decoder_ridge_relative : bool, default False
         Multiply rho_d by the mean diagonal of the normal equations: fits that do not depend on units.
+    unit_sweep : bool, default False
+        After the refresh set every atom once to the best unit row given the others.
+    profile_step : bool, default False
+        With `n_nonzero_coefs=1`: an atom becomes the leading direction of its rows; not for streams.
     refreshes_per_epoch : int, default 1
         1 .. 64; one for streams.
     center : bool, default False
@@ -205,7 +216,10 @@ class FitOptions:
     patience: int = 5
     code_ridge: float = 1e-6
     decoder_ridge: float = 1e-6
+    ridge: str = "fixed"
     decoder_ridge_relative: bool = False
+    unit_sweep: bool = False
+    profile_step: bool = False
     refreshes_per_epoch: int = 1
     center: bool = False
     init: str = "auto"
@@ -252,6 +266,7 @@ class FitOptions:
 
 
 def encoding_options(holder: Any, n_nonzero_coefs: int) -> dict[str, Any]:
-    """Return the keyword arguments of the core's `encode` from the attributes of an estimator."""
+    """Return the keyword arguments of the core's `encode` from a fitted estimator."""
     values = {name: _KINDS[name](name, getattr(holder, name)) for name in _ENCODING}
-    return {**values, "n_nonzero_coefs": n_nonzero_coefs, "num_threads": threads("n_jobs", holder.n_jobs)}
+    values |= {"code_ridge": holder.ridge_, "n_nonzero_coefs": n_nonzero_coefs}
+    return {**values, "num_threads": threads("n_jobs", holder.n_jobs)}

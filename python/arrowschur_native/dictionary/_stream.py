@@ -263,6 +263,8 @@ def untold(stream: SparseDictionaryStream) -> SparseDictionaryFit:
         "route": {},
         "rows": 0,
         "seed_seconds": 0.0,
+        "ridge": options.code_ridge,
+        "ridge_steps": 0,
     }
     return fit_from_core(fields, options)
 
