@@ -33,6 +33,7 @@ struct ReferencePcg {
     p = z, rz = dot(r, z);
   }
   void iterate(const Vector& s) {
+    if (rz == 0.0) return;  // solved to the last bit: one column takes one iteration
     const Vector q = times(s, p);
     const double alpha = rz / dot(p, q), before = rz;
     for (size_t i = 0; i < x.size(); ++i) {
