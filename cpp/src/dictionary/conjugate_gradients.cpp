@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "dictionary/kernels.hpp"
 #include "linalg/buffer.hpp"
 #include "linalg/pool.hpp"
 
@@ -100,14 +101,11 @@ class Tile {
     dots(r_, q_, rho);
   }
   void apply(const double* x, double* y) const {
+    const auto row = kernels().sparse_row;
     for (Index i = 0; i < n_; ++i) {
-      double* yi = y + i * w_;
-      for (Index c = 0; c < w_; ++c) yi[c] = a_.diagonal[size(i)] * x[i * w_ + c];
-      for (Index e = a_.ptr[size(i)]; e < a_.ptr[size(i) + 1]; ++e) {
-        const double v = a_.values[size(e)];
-        const double* xj = x + static_cast<Index>(a_.columns[size(e)]) * w_;
-        for (Index c = 0; c < w_; ++c) yi[c] += v * xj[c];
-      }
+      const Index first = a_.ptr[size(i)];
+      row(y + i * w_, w_, a_.diagonal[size(i)], x + i * w_, x, a_.columns.data() + first, a_.values.data() + first,
+          a_.ptr[size(i) + 1] - first);
     }
   }
   void residuals(std::vector<double>& scratch) {
