@@ -12,8 +12,8 @@ namespace {
 
 // A greedy router stops when no atom explains more than this fraction of the row.
 constexpr double kNothingLeft = 1e-12;
-// Beyond the caches, rows of the Gram matrix cost more than the products that they save.
-constexpr Index kMostGramBytes = Index{32} << 20;
+// The largest Gram matrix of atoms that is kept, K = 4096: of the size of A, and there twice as fast as the products.
+constexpr Index kMostGramBytes = Index{64} << 20;
 
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
