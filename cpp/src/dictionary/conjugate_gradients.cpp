@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "dictionary/kernels.hpp"
 #include "linalg/buffer.hpp"
 #include "linalg/pool.hpp"
 
@@ -63,11 +64,11 @@ class Tile {
     residuals(top);
   }
 
-  // Into b: the solution, or the start where a column failed.
-  void store(Index first, const float* const* x0) {
+  // The columns that are solved, into b.
+  void store() {
     for (Index i = 0; i < n_; ++i) {
       for (Index c = 0; c < w_; ++c) {
-        b_[i * p_ + c] = done[size(c)] != 0 ? x_[i * w_ + c] : static_cast<double>(x0[i][first + c]);
+        if (done[size(c)] != 0) b_[i * p_ + c] = x_[i * w_ + c];
       }
     }
   }
@@ -100,14 +101,11 @@ class Tile {
     dots(r_, q_, rho);
   }
   void apply(const double* x, double* y) const {
+    const auto row = kernels().sparse_row;
     for (Index i = 0; i < n_; ++i) {
-      double* yi = y + i * w_;
-      for (Index c = 0; c < w_; ++c) yi[c] = a_.diagonal[size(i)] * x[i * w_ + c];
-      for (Index e = a_.ptr[size(i)]; e < a_.ptr[size(i) + 1]; ++e) {
-        const double v = a_.values[size(e)];
-        const double* xj = x + static_cast<Index>(a_.columns[size(e)]) * w_;
-        for (Index c = 0; c < w_; ++c) yi[c] += v * xj[c];
-      }
+      const Index first = a_.ptr[size(i)];
+      row(y + i * w_, w_, a_.diagonal[size(i)], x + i * w_, x, a_.columns.data() + first, a_.values.data() + first,
+          a_.ptr[size(i) + 1] - first);
     }
   }
   void residuals(std::vector<double>& scratch) {
@@ -169,7 +167,7 @@ ColumnsReport solve_columns(const SparseSymmetric& a, Index cap, Index p, double
         out.residual += tile.residual[size(c)];
       }
     }
-    tile.store(first, x0);
+    tile.store();
   });
   for (Out& out : outs) {
     report.iterations = std::max(report.iterations, out.iterations);

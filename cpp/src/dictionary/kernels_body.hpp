@@ -305,12 +305,63 @@ Index at_least(const float* s, Index n, float threshold, std::uint32_t first, st
   return count;
 }
 
+void sparse_row(double* y, Index w, double diagonal, const double* xi, const double* x, const std::uint32_t* columns,
+                const double* values, Index count) {
+  Index c = 0;
+  for (; c + 32 <= w; c += 32) {
+    Lanes a[4];
+    for (int q = 0; q < 4; ++q) a[q] = madd(splat(diagonal), load(xi + c + 8 * q), zero());
+    for (Index e = 0; e < count; ++e) {
+      const Lanes v = splat(values[e]);
+      const double* row = x + static_cast<Index>(columns[e]) * w + c;
+      for (int q = 0; q < 4; ++q) a[q] = madd(v, load(row + 8 * q), a[q]);
+    }
+    for (int q = 0; q < 4; ++q) store(y + c + 8 * q, a[q]);
+  }
+  for (; c + 8 <= w; c += 8) {
+    Lanes a = madd(splat(diagonal), load(xi + c), zero());
+    for (Index e = 0; e < count; ++e) {
+      a = madd(splat(values[e]), load(x + static_cast<Index>(columns[e]) * w + c), a);
+    }
+    store(y + c, a);
+  }
+  if (c < w) {
+    const Index rest = w - c;
+    Lanes a = madd(splat(diagonal), load_part(xi + c, rest), zero());
+    for (Index e = 0; e < count; ++e) {
+      a = madd(splat(values[e]), load_part(x + static_cast<Index>(columns[e]) * w + c, rest), a);
+    }
+    store_part(y + c, a, rest);
+  }
+}
+
+typedef float Strip __attribute__((vector_size(64)));
+
+void subtract_rows(const float* b, Index n, const float* const* g, const float* c, Index count, float* out) {
+  Index i = 0;
+  for (; i + 64 <= n; i += 64) {
+    Strip v[4];
+    __builtin_memcpy(v, b + i, sizeof v);
+    for (Index j = 0; j < count; ++j) {
+      Strip w[4];
+      __builtin_memcpy(w, g[j] + i, sizeof w);
+      for (int q = 0; q < 4; ++q) v[q] -= c[j] * w[q];
+    }
+    __builtin_memcpy(out + i, v, sizeof v);
+  }
+  for (; i < n; ++i) {
+    float v = b[i];
+    for (Index j = 0; j < count; ++j) v -= c[j] * g[j][i];
+    out[i] = v;
+  }
+}
+
 #undef ARROWSCHUR_INLINE
 
 }  // namespace
 
 extern const Kernels kTable;
-const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,      &widen,         &dots,    &dots_wide,
-                     &square_norm,        &add_rows, &nth_magnitude, &at_least};
+const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,           &widen,    &dots,       &dots_wide,    &square_norm,
+                     &add_rows,           &nth_magnitude, &at_least, &sparse_row, &subtract_rows};
 
 }  // namespace arrowschur::dictionary::ARROWSCHUR_ISA
