@@ -34,6 +34,7 @@ void register_frame(py::module_& m);
 void register_telemetry(py::module_& m);
 void register_inner_loop(py::module_& m);
 void register_sweep(py::module_& m);
+void register_dictionary(py::module_& m);
 void register_fixtures(py::module_& m);
 void register_build(py::module_& m);
 

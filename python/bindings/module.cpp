@@ -17,6 +17,7 @@ PYBIND11_MODULE(_core, m) {
   register_telemetry(m);
   register_inner_loop(m);
   register_sweep(m);
+  register_dictionary(m);
   register_fixtures(m);
   register_build(m);
 }

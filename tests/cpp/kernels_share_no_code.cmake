@@ -18,6 +18,9 @@ foreach(object IN LISTS OBJECTS)
     message(FATAL_ERROR "${object} shares\n  ${weak}")
   endif()
 endforeach()
-if(NOT checked EQUAL 2)
-  message(FATAL_ERROR "expected the object files of two instruction sets, found ${checked} in: ${OBJECTS}")
+if(NOT checked EQUAL 4)
+  message(
+    FATAL_ERROR
+    "expected two object files (linalg, dictionary) of two instruction sets each, found ${checked} in: ${OBJECTS}"
+  )
 endif()

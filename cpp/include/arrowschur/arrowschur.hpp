@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arrowschur/device.hpp"
+#include "arrowschur/dictionary.hpp"
 #include "arrowschur/error.hpp"
 #include "arrowschur/factor.hpp"
 #include "arrowschur/fixtures.hpp"

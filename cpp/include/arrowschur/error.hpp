@@ -24,6 +24,8 @@ class ArrowError : public std::runtime_error {
 class InvalidArgument : public ArrowError {
  public:
   InvalidArgument(std::string argument, std::string got, std::string expected);
+  // With a text of its own.
+  InvalidArgument(const std::string& message, std::string argument, std::string got, std::string expected);
   std::string argument, got, expected;
 };
 
@@ -135,6 +137,7 @@ class DeviceError : public ArrowError {
 class DeviceUnavailableError : public DeviceError {
  public:
   explicit DeviceUnavailableError(std::string reason);
+  DeviceUnavailableError(const std::string& message, std::string reason);
   std::string reason;
 };
 

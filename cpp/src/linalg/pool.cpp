@@ -194,6 +194,9 @@ void poll_interrupt() {
   if (t_interrupt(t_interrupt_context)) throw Interrupted();
 }
 
+InterruptShield::InterruptShield() noexcept : outer_(std::exchange(t_interrupt, nullptr)) {}
+InterruptShield::~InterruptShield() { t_interrupt = outer_; }
+
 void detail::run_tasks(Index tasks, TaskFunction function, void* context) {
   const int threads = static_cast<int>(std::min<Index>(current_threads(), tasks));
   if (threads > 1 && pool().try_run(tasks, function, context, threads)) return;

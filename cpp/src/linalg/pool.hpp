@@ -32,6 +32,18 @@ class ThreadScope {
 // Throws Interrupted when the InterruptScope of this thread says so; looks at the clock first, so that it is cheap.
 void poll_interrupt();
 
+// No interrupt is seen by this thread while the object lives: for steps that must be whole.
+class InterruptShield {
+ public:
+  InterruptShield() noexcept;
+  ~InterruptShield();
+  InterruptShield(const InterruptShield&) = delete;
+  InterruptShield& operator=(const InterruptShield&) = delete;
+
+ private:
+  bool (*outer_)(void* context);
+};
+
 namespace detail {
 using TaskFunction = void (*)(void* context, Index task);
 void run_tasks(Index tasks, TaskFunction function, void* context);

@@ -51,6 +51,9 @@ InvalidArgument::InvalidArgument(std::string name, std::string value, std::strin
       got(std::move(value)),
       expected(std::move(rule)) {}
 
+InvalidArgument::InvalidArgument(const std::string& message, std::string name, std::string value, std::string rule)
+    : ArrowError(message), argument(std::move(name)), got(std::move(value)), expected(std::move(rule)) {}
+
 UnsupportedConfiguration::UnsupportedConfiguration(std::string what_feature, std::string which_route, std::string cure)
     : ArrowError(what_feature + " is not supported" +
                  (which_route.empty() ? std::string() : " by the route '" + which_route + "'") + ": " + cure + "."),
@@ -148,6 +151,9 @@ DeviceError::DeviceError(std::string failed_stage, std::string error_code)
 
 DeviceUnavailableError::DeviceUnavailableError(std::string why)
     : DeviceError("device='required', but " + why + ".", "probe", "unavailable"), reason(std::move(why)) {}
+
+DeviceUnavailableError::DeviceUnavailableError(const std::string& message, std::string why)
+    : DeviceError(message, "probe", "unavailable"), reason(std::move(why)) {}
 
 Interrupted::Interrupted() : ArrowError("the call was interrupted; nothing was changed.") {}
 
