@@ -6,6 +6,8 @@
 //     int minus_outer(lines, k, z, c, ldc)       C = -Z Z', lower triangle of the column-major C; Z row-major [lines, k]
 //     int cholesky(k, s, lds, info, workspace)   S = L L' in place, lower; *info 0 or the failing pivot from 1 on
 //     int solve_lower(k, l, lds, x, ldx)         X = L^-1 X, [k, k]
+//     int scores(atoms, rows, width, d, x, s, lds)   s[i, a] = x_i . d_a in float32, in any order, never in fewer bits; D
+//                                                [atoms, width], X [rows, width], S row-major, rows lds apart
 #pragma once
 
 #include "apply_h.hpp"
@@ -20,6 +22,7 @@
 #include "log_det.hpp"
 #include "pcg.hpp"
 #include "reduce_rhs.hpp"
+#include "route_score.hpp"
 #include "schur.hpp"
 #include "suggest_bump.hpp"
 #include "vectors.hpp"
@@ -356,6 +359,35 @@ int batch_solve(Queue& queue, const ArrowschurDeviceBatch& batch, double ridge_t
   Calls calls(queue);
   for (const int depth : kDepths) {
     with_depth(depth, [&]<int D> { return batch_of_depth<D>(calls, batch, args), 0; });
+  }
+  return calls.status();
+}
+
+// ---- routing ------------------------------------------------------------------------------------------------------------
+template <class Queue>
+int route(Queue& queue, const ArrowschurDeviceAtoms& atoms, std::int64_t rows, const float* x, int wanted,
+          std::uint32_t* index, double* score, std::int64_t* rescanned, double* workspace) {
+  const RouteSpace space = route_space(atoms.count, rows, wanted);
+  auto* const scores = reinterpret_cast<float*>(workspace);
+  Calls calls(queue);
+  for (std::int64_t row = 0; row < rows; row += space.rows) {
+    RouteArgs args{};
+    args.rows = smaller(space.rows, rows - row), args.atoms = atoms.count, args.width = atoms.width;
+    args.wanted = wanted, args.d = atoms.atoms, args.x = x + row * atoms.width;
+    args.lists = reinterpret_cast<std::uint64_t*>(workspace + space.lists);
+    args.states = reinterpret_cast<RouteRow*>(workspace + space.states);
+    args.index = index + row * wanted, args.score = score + row * wanted, args.rescanned = rescanned;
+    args.pitch = space.atoms, args.scores = scores;
+    calls.template run<RouteBegin>(args);
+    for (; !args.all_are_candidates() && args.first < args.atoms; args.first += args.count) {
+      args.count = smaller(space.atoms, args.atoms - args.first);
+      calls.call([&](Queue& q) {
+        return q.scores(args.count, args.rows, args.width, args.d + args.first * args.width, args.x, scores, args.pitch);
+      });
+      calls.template run<RouteFold>(args);
+    }
+    calls.template run<RouteScore>(args);
+    calls.template run<RouteScan>(args);
   }
   return calls.status();
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "dictionary/decoder.hpp"
+#include "dictionary/device_router.hpp"
 #include "dictionary/errors.hpp"
 #include "dictionary/project.hpp"
 #include "linalg/pool.hpp"
@@ -30,10 +31,11 @@ struct Snapshot {
 
 class Trainer {
  public:
-  Trainer(const Rows& rows, const Options& options, const Progress& progress)
+  Trainer(const Rows& rows, const Options& options, const Progress& progress, DeviceRouter& device)
       : rows_(rows),
         o_(options),
         progress_(progress),
+        device_(device),
         k_(options.n_components),
         p_(rows.width),
         s_(effective_slots(options)),
@@ -71,9 +73,14 @@ class Trainer {
   }
 
  private:
+  RowRouter router_of_now() {
+    device_.forget_decoder();  // now_.d is another one in every pass
+    return {now_.d.data(), k_, p_, route_settings(o_), device_.with(now_.d.data())};
+  }
+
   // Route, code and accumulate all rows with now_.d.
   void pass(StepSeconds& seconds) {
-    const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
+    const RowRouter router = router_of_now();
     const int into = o_.keep == Keep::last || best_codes_ != 0 ? 0 : 1;  // not where the best ones are
     statistics_.clear();
     reservoir_.clear();
@@ -137,7 +144,7 @@ class Trainer {
     std::vector<double> energies(size(n));
     Codes& codes = codes_[last_codes_];
     {  // the energies of pass 0, which the pass did not keep
-      const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
+      const RowRouter router = router_of_now();
       PassSums sums;
       StepSeconds unused;
       run_pass(pack_, 0, n, 0, router, s_,
@@ -170,7 +177,7 @@ class Trainer {
         std::swap(now_.d, next);
         now_.epoch = e;
         accumulate(begin, end, -1.0);
-        const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
+        const RowRouter router = router_of_now();
         PassSums sums;
         run_pass(pack_, begin, end, begin, router, s_,
                  {codes.indices.data() + begin * s_, codes.codes.data() + begin * s_, energies.data() + begin,
@@ -280,6 +287,7 @@ class Trainer {
     route_.rescored = counters_.rescored;
     route_.rescanned_rows = counters_.rescanned;
     route_.peak_score_bytes = counters_.score_bytes;
+    device_.add_to(route_);
     fit.route = route_;
     fit.seed_seconds = seed_seconds_;
     return fit;
@@ -288,6 +296,7 @@ class Trainer {
   const Rows& rows_;
   const Options& o_;
   const Progress& progress_;
+  DeviceRouter& device_;
   Index k_, p_, s_;
   Moments moments_;
   Packer pack_;
@@ -312,10 +321,11 @@ class Trainer {
 Fit fit(const Rows& rows, const Options& options, const std::vector<double>* dict_init, const Progress& progress) {
   check(options);
   check_init(options, dict_init, rows.width);
-  require_no_device(options.device);
+  DeviceRouter device(options.device, options.n_components, rows.width, options.batch_size, route_settings(options));
   const linalg::ThreadScope threads(options.num_threads);
   check_shape(rows);
-  return Trainer(rows, options, progress).run(dict_init);
+  device.consider(rows.count, options.max_iter + 1);
+  return Trainer(rows, options, progress, device).run(dict_init);
 }
 
 }  // namespace arrowschur::dictionary

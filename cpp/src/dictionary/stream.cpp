@@ -4,6 +4,7 @@
 
 #include "dictionary/archive.hpp"
 #include "dictionary/decoder.hpp"
+#include "dictionary/device_router.hpp"
 #include "linalg/pool.hpp"
 
 namespace arrowschur::dictionary {
@@ -19,7 +20,6 @@ void check_stream(const Options& o) {
     throw invalid("refreshes_per_epoch must be 1 for streams, got " + std::to_string(o.refreshes_per_epoch),
                   "refreshes_per_epoch", std::to_string(o.refreshes_per_epoch), "1");
   }
-  require_no_device(o.device);
 }
 
 }  // namespace
@@ -33,7 +33,8 @@ struct Stream::State {
         statistics(k, p, options.refresh_memory_bytes),
         reservoir(std::min(k, options.revive_pool), p, s, true),
         moments(width),
-        idle(size(k)) {}
+        idle(size(k)),
+        device(options.device, k, p, options.batch_size, route_settings(options)) {}
 
   Options o;
   Index k, p, s;
@@ -58,6 +59,7 @@ struct Stream::State {
   StopReason stop = StopReason::max_iter;
   RouteReport route;
   RouteCounters counters;
+  DeviceRouter device;
 
   double scale() const { return std::ldexp(1.0, exponent); }
 
@@ -65,11 +67,13 @@ struct Stream::State {
     check_finite(shard, o.batch_size);
     Packer pack(shard, exponent, o.center ? &mean : nullptr, o.batch_size);
     pack.limit_range();
-    const RowRouter router(d.data(), k, p, route_settings(o));
+    device.consider(shard.count, 1);
+    const RowRouter router(d.data(), k, p, route_settings(o), device.with(d.data()));
     const double before = sums.rss;
     const Index rows_before = sums.rows;
     run_pass(pack, 0, shard.count, sums.rows, router, s, {nullptr, nullptr, nullptr, &statistics, &reservoir, &moments},
              sums, counters, route, seconds);
+    device.add_to(route);
     report.rss = (sums.rss - before) * scale() * scale();
     report.rows = sums.rows - rows_before;
   }
@@ -136,6 +140,7 @@ struct Stream::State {
       }
     }
     std::swap(d, next);
+    device.forget_decoder();
     revived = std::move(step.revived);
     record.refresh = std::move(step.refresh);
     record.revived = static_cast<Index>(revived.size());

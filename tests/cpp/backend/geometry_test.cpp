@@ -43,6 +43,7 @@ class LimitQueue {
   int minus_outer(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return 0; }
   int cholesky(std::int64_t, double*, std::int64_t, int*, void*) { return 0; }
   int solve_lower(std::int64_t, const double*, std::int64_t, double*, std::int64_t) { return 0; }
+  int scores(std::int64_t, std::int64_t, std::int64_t, const float*, const float*, float*, std::int64_t) { return 0; }
   int kernels() const { return kernels_; }
 
  private:
