@@ -150,6 +150,7 @@ struct RouteBegin {
 struct RouteFold {
   using Args = RouteArgs;
   static constexpr int kThreads = kRouteThreads;
+  static constexpr int kResident = 4;
   static constexpr int kFound = 1024;  // scores of a tile that may have to be looked at; more: the row is scanned whole
 
   // Shared memory.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/device_loader.hpp"
+#include "backend/route_driver.hpp"
 #include "backend/stage_driver.hpp"
 #include "check.hpp"
 
@@ -92,6 +93,12 @@ TEST(BatchesAgreeWithTheDenseMatrix) {
   on_device([](const ArrowschurDeviceTable& table) { check_batch(table, std::random_device{}()); });
 }
 TEST(LargeSystemsOfABatchAreSharedByBlocks) { on_device(check_large_batch); }
+TEST(RoutesHaveTheBitsOfPlainLoops) {
+  on_device([](const ArrowschurDeviceTable& table) { route_driver::check_random(table, std::random_device{}()); });
+}
+TEST(EqualScoresAreInTheOrderOfTheAtoms) { on_device(route_driver::check_ties); }
+TEST(AtomsAndRowsOfZerosAndTheEndsOfTheRange) { on_device(route_driver::check_edges); }
+TEST(DictionariesThatAreRefused) { on_device(route_driver::check_refusals); }
 TEST(LargeSystemsAgreeWithTheDenseMatrix) { on_device(check_large); }
 TEST(LargeDualSystemsAgreeWithTheDenseMatrix) { on_device(check_large_dual); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { on_device(check_failing_rows); }
