@@ -150,7 +150,6 @@ struct RouteBegin {
 struct RouteFold {
   using Args = RouteArgs;
   static constexpr int kThreads = kRouteThreads;
-  static constexpr int kResident = 4;
   static constexpr int kFound = 1024;  // scores of a tile that may have to be looked at; more: the row is scanned whole
 
   // Shared memory.
@@ -220,7 +219,6 @@ struct RouteFold {
     if (thread < args.states[row].count) put_bits(shared + kOld + thread, list[thread]);
     const float* const scores = args.scores + row * args.pitch;
     const auto threshold = static_cast<float>(shared[kThreshold]);
-    ARROWSCHUR_UNROLL_8
     for (std::int64_t a = thread; a < args.count; a += kThreads) {
       const float value = scores[a];
       if (!(std::fabs(value) >= threshold)) continue;
@@ -246,7 +244,8 @@ struct RouteFold {
     for (int e = thread; e < m.all(); e += kThreads) {
       const std::uint64_t mine = get_bits(shared + m.at(e));
       int before = 0;
-      for (int other = 0; other < m.all(); ++other) before += get_bits(shared + m.at(other)) > mine ? 1 : 0;
+      for (int old = 0; old < m.old; ++old) before += get_bits(shared + kOld + old) > mine ? 1 : 0;
+      for (int found = 0; found < m.found; ++found) before += get_bits(shared + kNew + found) > mine ? 1 : 0;
       shared[kRanks + e] = static_cast<double>(before);
       if (before == args.wanted - 1) shared[kCut] = static_cast<double>(score_of(mine));
     }

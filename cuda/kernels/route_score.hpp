@@ -26,7 +26,6 @@ struct RouteOutput {
 struct RouteScore {
   using Args = RouteArgs;
   static constexpr int kThreads = kRouteThreads;
-  static constexpr int kResident = 4;
   static constexpr int kMost = route_keep(ARROWSCHUR_ROUTE_MAX);
   static constexpr int kScores = kScoreLanes * kMost, kAtoms = kScores + kMost;  // the lanes at 0
   static_assert(kMost <= kThreads);
@@ -69,7 +68,6 @@ struct RouteScore {
 struct RouteScan {
   using Args = RouteArgs;
   static constexpr int kThreads = kRouteThreads;
-  static constexpr int kResident = 4;
   static constexpr int kChunk = 256, kGroups = kThreads / kScoreLanes, kTogether = 4;  // atoms of a group at once
   static_assert(kChunk <= kThreads && kChunk % (kGroups * kTogether) == 0);
 

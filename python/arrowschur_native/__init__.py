@@ -6,11 +6,12 @@ ArrowSystem : the system.
 newton_step : one solve, with a certificate.
 factorize : factor once, solve many.
 ResidentWorkspace : loops and sequences of gradients at a frozen linearization.
+SparseDictionary : sparse dictionaries of large sets of rows.
 """
 
 from __future__ import annotations
 
-from . import _threads, fixtures, policy
+from . import _threads, dictionary, fixtures, policy
 from ._batch import BatchStep, solve_batch
 from ._borders import (
     BandedBorder,
@@ -108,6 +109,8 @@ from ._threads import (
     set_num_threads,
     workspace_cache_bytes,
 )
+from .dictionary import SparseDictionary, SparseDictionaryFit, SparseDictionaryStream, fit_sparse_dictionary
+from .dictionary import load as load_dictionary
 
 __all__ = [
     "ArrowError",
@@ -169,6 +172,9 @@ __all__ = [
     "SolveOptions",
     "SolvePlan",
     "SparseBlockKroneckerBorder",
+    "SparseDictionary",
+    "SparseDictionaryFit",
+    "SparseDictionaryStream",
     "StageRecord",
     "StageWindow",
     "SweepResult",
@@ -184,12 +190,15 @@ __all__ = [
     "check_sweep_parity",
     "clear_workspaces",
     "device_info",
+    "dictionary",
     "examine_rows",
     "factorize",
+    "fit_sparse_dictionary",
     "fixtures",
     "get_cmake_dir",
     "get_include",
     "get_num_threads",
+    "load_dictionary",
     "model_reduction",
     "newton_step",
     "newton_step_dense_reference",

@@ -1,4 +1,4 @@
-"""The command line: `info`, `demo`, `solve`, `plan`, `sweep`, `bench`.
+"""The command line: `info`, `demo`, `solve`, `plan`, `sweep`, `fit-dictionary`, `encode`, `report`, `bench`.
 
 Exit status: 0 on success, 1 on a numerical failure (its data are printed), 2 on bad usage.
 """
@@ -31,6 +31,7 @@ from ._results import NewtonStep, aligned
 from ._sweep import SweepResult, build_sweep_workspaces, compare_runs, run_fits_sequential, run_variant_sweep
 from ._system import ArrowSystem
 from ._threads import build_info, device_info, get_num_threads
+from .dictionary._cli import add_commands as add_dictionary_commands
 
 __all__ = ["main"]
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="arrowschur", description="Solve arrow systems.")
+    parser = argparse.ArgumentParser(prog="arrowschur", description="Solve arrow systems; train sparse dictionaries.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
@@ -136,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", metavar="FILE", help="write the results there too")
     command.set_defaults(run=_sweep)
 
+    add_dictionary_commands(commands, as_json)
     commands.add_parser("bench", add_help=False, help="this machine's limits, the reference shapes, ratios to peers")
     return parser
 

@@ -20,6 +20,7 @@ using dictionary::Init;
 using dictionary::Keep;
 using dictionary::Model;
 using dictionary::Options;
+using dictionary::Ridge;
 using dictionary::Router;
 using dictionary::Rows;
 using dictionary::Stream;
@@ -30,6 +31,7 @@ constexpr std::array kInits{Named<Init>{"auto", Init::automatic}, Named<Init>{"l
                             Named<Init>{"euclidean", Init::euclidean}, Named<Init>{"given", Init::given},
                             Named<Init>{"sample", Init::sample}};
 constexpr std::array kKeeps{Named<Keep>{"best", Keep::best}, Named<Keep>{"last", Keep::last}};
+constexpr std::array kRidges{Named<Ridge>{"fixed", Ridge::fixed}, Named<Ridge>{"evidence", Ridge::evidence}};
 constexpr std::array kDevices{Named<Device>{"auto", Device::automatic}, Named<Device>{"off", Device::off},
                               Named<Device>{"required", Device::required}};
 
@@ -64,6 +66,9 @@ void each_option(O& o, F&& f) {
     f("patience", o.patience);
     f("decoder_ridge", o.decoder_ridge);
     f("decoder_ridge_relative", o.decoder_ridge_relative);
+    f("ridge", o.ridge, kRidges);
+    f("unit_sweep", o.unit_sweep);
+    f("profile_step", o.profile_step);
     f("refreshes_per_epoch", o.refreshes_per_epoch);
     f("center", o.center);
     f("init", o.init, kInits);
@@ -166,6 +171,18 @@ py::dict option_fields(const Options& o) {
   return write.out;
 }
 
+// Calls Python, with the GIL. Ctrl-C that falls into the callee ends the call as it does elsewhere: with Interrupted,
+// which keeps what was computed.
+template <class... Args>
+py::object interruptible(const py::handle& callable, Args&&... args) {
+  try {
+    return callable(std::forward<Args>(args)...);
+  } catch (const py::error_already_set& error) {
+    if (error.matches(PyExc_KeyboardInterrupt)) throw Interrupted();
+    throw;
+  }
+}
+
 // Rows and what keeps them alive.
 struct RowsHandle {
   Rows core;
@@ -208,7 +225,7 @@ RowsHandle make_rows(const py::object& array, Index count, Index width, const st
     const py::gil_scoped_acquire gil;
     const py::array view = type == DType::float32 ? writable_view(static_cast<float*>(out), number, width)
                                                   : writable_view(static_cast<double*>(out), number, width);
-    py::reinterpret_borrow<py::object>(callable)(first, view);
+    interruptible(callable, first, view);
   };
   return rows;
 }
@@ -261,7 +278,7 @@ py::dict fit_fields(Fit&& f) {
                "rss"_a = f.rss, "tss"_a = f.tss, "l0"_a = f.l0, "n_iter"_a = f.n_iter, "best_epoch"_a = f.best_epoch,
                "converged"_a = f.converged, "stop_reason"_a = to_string(f.stop_reason), "alive"_a = f.alive,
                "dead"_a = f.dead, "dormant"_a = f.dormant, "epochs"_a = epochs, "route"_a = route_fields(f.route),
-               "seed_seconds"_a = f.seed_seconds);
+               "seed_seconds"_a = f.seed_seconds, "ridge"_a = f.ridge, "ridge_steps"_a = f.ridge_steps);
   if (f.indices.empty()) {
     out["indices"] = py::none();
     out["codes"] = py::none();
@@ -284,7 +301,7 @@ py::dict fit_rows(const RowsHandle& rows, const Options& options, const py::obje
   if (!progress.is_none()) {
     report = [&](const EpochRecord& record) {
       const py::gil_scoped_acquire gil;
-      return progress(record_fields(record)).ptr() != Py_False;
+      return interruptible(progress, record_fields(record)).ptr() != Py_False;
     };
   }
   Fit result = released([&] { return dictionary::fit(rows.core, options, given ? &*given : nullptr, report); });
@@ -343,6 +360,15 @@ py::dict metrics(const Model& model, const RowsHandle& rows, const py::kwargs& g
                   "firing_frequency"_a = take(std::move(m.firing_frequency), {model.n_components()}));
 }
 
+py::dict dual_report(const Model& model, const RowsHandle& rows, const py::kwargs& given) {
+  const auto options = options_from<EncodeOptions>(given);
+  auto r = released([&] { return model.dual_report(rows.core, options); });
+  const Index n = rows.core.count;
+  return py::dict("ratios"_a = take(std::move(r.ratios), {n}), "atoms"_a = take(std::move(r.atoms), {n}),
+                  "quantiles"_a = py::make_tuple(r.quantiles[0], r.quantiles[1], r.quantiles[2], r.quantiles[3]),
+                  "certified_fraction"_a = r.certified_fraction);
+}
+
 std::unique_ptr<Stream> make_stream(const py::object& seed, const Options& options, const py::object& dict_init) {
   if (py::isinstance<Model>(seed)) {
     if (!dict_init.is_none()) throw py::type_error("dict_init does not go with a fitted dictionary as seed");
@@ -379,7 +405,15 @@ void register_dictionary(py::module_& m) {
             return released([&] { return model.score(rows.core, options); });
           },
           "rows"_a)
-      .def("metrics", &metrics, "rows"_a);
+      .def("metrics", &metrics, "rows"_a)
+      .def("dual_report", &dual_report, "rows"_a)
+      .def(
+          "grow",
+          [](const Model& model, const RowsHandle& rows, Index n_components, const py::kwargs& given) {
+            const auto options = options_from<EncodeOptions>(given);
+            return released([&] { return model.grow(rows.core, n_components, options); });
+          },
+          "rows"_a, "n_components"_a);
   py::class_<Stream>(m, "DictionaryStream")
       .def(py::init(&make_stream), "seed"_a, "options"_a, "dict_init"_a)
       .def(

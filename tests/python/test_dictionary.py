@@ -82,7 +82,7 @@ def matched(decoder: Array, atoms: Array, cosine: float) -> int:
     return int((np.abs(decoder.astype(np.float64) @ atoms.T).max(axis=0) > cosine).sum())
 
 
-# ---- T1: seeds --------------------------------------------------------------------------------------------------------
+# ---- T1: seeds -------------------------------------------------------------------------------------------------------
 def farthest_lines(x: Array, k: int) -> list[int]:
     """The serial rule in float64."""
     x = x.astype(np.float64)
@@ -133,7 +133,7 @@ def test_t1_rows_that_span_few_lines_end_the_picking() -> None:
     assert len(seeded_rows(x.astype(np.float32), 600)) >= 40  # rounding to float32 adds lines, but few
 
 
-# ---- T2: routing ------------------------------------------------------------------------------------------------------
+# ---- T2: routing -----------------------------------------------------------------------------------------------------
 def test_t2a_ties_go_to_the_lower_atom() -> None:
     d = np.eye(5, dtype=np.float32)
     indices, _, _ = encode(d, np.array([[0.5, -0.5, 0.25, 0.5, 0.0]]), 3)
@@ -177,7 +177,7 @@ def test_t2d_planted_decoder() -> None:
     assert_allclose(codes[1], [0.9818667, -0.8456781, 0.1446047], atol=1e-6)
 
 
-# ---- T3: codes --------------------------------------------------------------------------------------------------------
+# ---- T3: codes -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("ridge", "want"), [(1e-6, [3.5713656, -1.4285097, 0.4999995]), (0.1, [1.7337031, 0.3051318, 0.4545455])]
 )
@@ -202,13 +202,13 @@ def test_t3_atoms_without_a_score_are_not_selected() -> None:
     assert_allclose(codes, [[1e-10, 0.0]], rtol=1e-6)
 
 
-# ---- T5 to T8: training -----------------------------------------------------------------------------------------------
+# ---- T5 to T8: training ----------------------------------------------------------------------------------------------
 def test_t5_training_path() -> None:
     result = fit_g1(max_iter=12)
 
     # fmt: off
-    want = [0.657998, 0.747763, 0.792512, 0.819384, 0.836786, 0.854317, 0.869760, 0.876262, 0.885233, 0.889088, 0.890618,
-            0.891429, 0.890487]
+    want = [0.657998, 0.747763, 0.792512, 0.819384, 0.836786, 0.854317, 0.869760, 0.876262, 0.885233, 0.889088,
+            0.890618, 0.891429, 0.890487]
     # fmt: on
     assert_allclose(result["ev_path"], want, atol=EV_TOLERANCE)
     assert result["best_epoch"] == 11
@@ -282,7 +282,7 @@ def test_t8_one_atom() -> None:
     assert_allclose(path, [0.043493, 0.050931, 0.054801, 0.057536], atol=EV_TOLERANCE)
 
 
-# ---- T9: revival ------------------------------------------------------------------------------------------------------
+# ---- T9: revival -----------------------------------------------------------------------------------------------------
 def test_t9_dormant_atoms_come_alive() -> None:
     init = np.zeros((64, 32))
     init[:3] = g1()[1][:3]
@@ -310,7 +310,7 @@ def test_t9_equal_atoms_come_apart() -> None:
     assert without["ev_path"][10] == pytest.approx(0.55, abs=0.03)
 
 
-# ---- T10: the codes are those of the decoder --------------------------------------------------------------------------
+# ---- T10: the codes are those of the decoder -------------------------------------------------------------------------
 @pytest.mark.parametrize("router", ["topk", "refine", "omp"])
 @pytest.mark.parametrize("center", [False, True])
 def test_t10_fresh_codes(router: str, center: bool) -> None:
@@ -330,7 +330,7 @@ def test_t10_fresh_codes(router: str, center: bool) -> None:
     assert_allclose(model.decode(indices, codes, None), fitted, atol=1e-6)
 
 
-# ---- T11: what changes no bit -----------------------------------------------------------------------------------------
+# ---- T11: what changes no bit ----------------------------------------------------------------------------------------
 def story(result: dict[str, Any]) -> str:
     return fingerprint(result["decoder"], result["indices"], result["codes"], result["ev_path"])
 
@@ -440,7 +440,7 @@ def test_t11_resumed_streams_are_identical() -> None:
         _core.DictionaryStream.load(broken.save()[:-1])
 
 
-# ---- T12: centring ----------------------------------------------------------------------------------------------------
+# ---- T12: centring ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("center", "first", "last"), [(False, 0.457129, 0.596913), (True, 0.659063, 0.860357)])
 def test_t12_centring(center: bool, first: float, last: float) -> None:
     x = g1()[0].copy()
@@ -451,7 +451,7 @@ def test_t12_centring(center: bool, first: float, last: float) -> None:
     assert result["tss"] == pytest.approx(12099.529859, abs=1e-4)
 
 
-# ---- T13: degenerate data ---------------------------------------------------------------------------------------------
+# ---- T13: degenerate data --------------------------------------------------------------------------------------------
 def test_t13_zeros() -> None:
     result = fit(np.zeros((10, 4), np.float32), n_components=3, n_nonzero_coefs=2)
 
@@ -492,7 +492,7 @@ def test_t13_extreme_ranges(scale: float) -> None:
     assert explained(x, fitted) == pytest.approx(relative["explained_variance"], abs=1e-6)
 
 
-# ---- T14: planted lines -----------------------------------------------------------------------------------------------
+# ---- T14: planted lines ----------------------------------------------------------------------------------------------
 def lines(n: int, p: int, k: int, share: float) -> Array:
     c, j = np.arange(p), np.arange(p)[:, None]
     q = np.sqrt((1 + (j > 0)) / p) * np.cos(np.pi * (2 * c + 1) * j / (2 * p))
@@ -510,7 +510,7 @@ def test_t14_planted_lines() -> None:
     assert model_of(result["decoder"]).score(rows_of(np.ascontiguousarray(x[held_out])), n_nonzero_coefs=2) > 0.999
 
 
-# ---- T15: memory ------------------------------------------------------------------------------------------------------
+# ---- T15: memory -----------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 def test_t15_memory() -> None:
     code = """
@@ -536,3 +536,198 @@ def test_t15_memory() -> None:
     mebibytes, failed = out.split()
     assert float(mebibytes) <= 128
     assert failed == "0"
+
+
+# ---- extensions ------------------------------------------------------------------------------------------------------
+def test_profile_step_takes_the_leading_direction() -> None:
+    x = g1()[0]
+    result = fit(x, n_components=1, n_nonzero_coefs=1, max_iter=3, profile_step=True)
+
+    assert result["ev_path"][1] == pytest.approx(0.084514, abs=EV_TOLERANCE)
+    _, _, v = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    assert abs(float(result["decoder"][0].astype(np.float64) @ v[0])) == pytest.approx(1.0, abs=1e-6)
+    # clusters of fewer rows than columns go through the other Gram matrix
+    few = fit(x[:40], n_components=12, n_nonzero_coefs=1, max_iter=5, profile_step=True)
+    for k in np.unique(few["indices"]):
+        _, _, v = np.linalg.svd(x[:40][few["indices"][:, 0] == k].astype(np.float64), full_matrices=False)
+        if few["converged"]:
+            assert abs(float(few["decoder"][k].astype(np.float64) @ v[0])) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(asn.InvalidArgument, match=r"profile_step needs n_nonzero_coefs = 1, got 3"):
+        fit(x, n_components=4, n_nonzero_coefs=3, profile_step=True)
+
+
+@pytest.mark.parametrize("budget", [2**30, 2**20])
+def test_unit_sweep_lowers_the_loss_at_fixed_codes(budget: int) -> None:
+    x = g1()[0].astype(np.float64)
+    first = fit_g1(max_iter=1, keep="last")
+    losses = {}
+    for sweep in (False, True):
+        # one refresh from the same codes: those of the seed
+        stream = _core.DictionaryStream(
+            rows_of(g1()[0]),
+            _core.DictionaryOptions(
+                n_components=64, n_nonzero_coefs=3, unit_sweep=sweep, revive=False, refresh_memory_bytes=budget
+            ),
+            None,
+        )
+        seed = stream.model()
+        indices, codes, _ = seed.encode(rows_of(g1()[0]), n_nonzero_coefs=3)
+        stream.partial_fit(rows_of(g1()[0]))
+        stream.end_epoch()
+        d = stream.model().decoder.astype(np.float64)
+        c = np.zeros((2000, 64))
+        np.put_along_axis(c, indices.astype(np.int64), codes.astype(np.float64), axis=1)
+        exact = np.linalg.solve(c.T @ c + 1e-6 * np.eye(64), c.T @ x)
+        d *= np.sign((d * exact).sum(axis=1, keepdims=True))  # the codes go with the signs of the solution
+        losses[sweep] = float(((x - c @ d) ** 2).sum())
+        if not sweep:
+            assert_array_equal(stream.model().decoder, first["decoder"])
+    assert losses[True] < losses[False]
+
+
+def test_evidence_ridge_is_a_fixed_point() -> None:
+    x = g1()[0]
+    result = fit_g1(max_iter=12, ridge="evidence")
+
+    d = result["decoder"].astype(np.float64)
+    rho, gamma = result["ridge"], 0.0
+    for indices in result["indices"]:
+        square = np.linalg.svd(d[indices], compute_uv=False) ** 2
+        gamma += float((square / (square + rho)).sum())
+    codes = result["codes"].astype(np.float64)
+    again = result["rss"] / (x.size - gamma) * gamma / float((codes * codes).sum())
+    assert abs(np.log(again / rho)) <= 1e-3  # sqrt(tol)
+    assert result["ridge_steps"] > 1
+    assert fit(np.zeros((10, 4), np.float32), n_components=2, n_nonzero_coefs=1, ridge="evidence")[
+        "explained_variance"
+    ] == pytest.approx(1.0)
+
+
+def test_dual_report_is_the_definition() -> None:
+    x = g1()[0]
+    result = fit_g1(max_iter=5)
+    report = model_of(result["decoder"]).dual_report(rows_of(x), n_nonzero_coefs=3)
+    indices, codes, _ = encode(result["decoder"], x, 3)
+
+    residual = x.astype(np.float64) - reconstruct(result["decoder"], indices, codes)
+    scores = np.abs(residual @ result["decoder"].astype(np.float64).T)
+    np.put_along_axis(scores, indices.astype(np.int64), 0.0, axis=1)
+    ratios = scores.max(axis=1) / np.abs(codes.astype(np.float64)).min(axis=1)
+    assert_allclose(report["ratios"], ratios, rtol=1e-9)
+    assert_array_equal(report["atoms"], scores.argmax(axis=1))
+    assert_allclose(report["quantiles"], np.quantile(ratios, [0.5, 0.9, 0.99, 1.0], method="higher"))
+    assert report["certified_fraction"] == (ratios <= 1 + 1e-4).mean()
+
+
+def test_growth_keeps_the_learned_rows() -> None:
+    x = g1()[0]
+    result = fit_g1(max_iter=5)
+    grown = model_of(result["decoder"]).grow(rows_of(x), 80, n_nonzero_coefs=3)
+    indices, codes, _ = encode(result["decoder"], x, 3)
+
+    assert_array_equal(grown.decoder[:64], result["decoder"])
+    residual = (x.astype(np.float64) - reconstruct(result["decoder"], indices, codes)).astype(np.float32)
+    picks = farthest_lines(residual, 16)
+    assert_allclose(grown.decoder[64:], project(residual[picks]), atol=1e-5)
+    assert_array_equal(model_of(result["decoder"]).grow(read_rows(x), 80, n_nonzero_coefs=3).decoder, grown.decoder)
+
+
+# ---- forgetting ------------------------------------------------------------------------------------------------------
+def test_steps_forget_by_rows() -> None:
+    x = g1()[0]
+    options = _core.DictionaryOptions(n_components=64, n_nonzero_coefs=3)
+    steps = _core.DictionaryStream(rows_of(x), options, None)
+    path = [steps.step(rows_of(x[first : first + 500]), 1366)["ev"] for first in (0, 500, 1000, 1500) * 4]
+    assert path[-1] > path[0] + 0.1
+
+    # A window of one call forgets everything: a step is then an epoch of its own.
+    one = _core.DictionaryStream(rows_of(x), options, None)
+    whole = _core.DictionaryStream(rows_of(x), options, None)
+    for _ in range(3):
+        record = one.step(rows_of(x), 2000)
+        whole.partial_fit(rows_of(x))
+        assert record["ev"] == whole.end_epoch()["ev"]
+    assert_array_equal(one.model().decoder, whole.model().decoder)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"n_components": 0}, "n_components must be at least 1, got 0"),
+        ({"n_nonzero_coefs": -2}, "n_nonzero_coefs must be at least 1, got -2"),
+        ({"code_ridge": -1.0}, "code_ridge must be finite and non-negative, got -1"),
+        ({"decoder_ridge": float("nan")}, "decoder_ridge must be finite and non-negative, got nan"),
+        ({"tol": float("inf")}, "tol must be finite and non-negative, got inf"),
+        ({"max_iter": 0}, "max_iter must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"score_tile": 0}, "score_tile must be at least 1, got 0"),
+        ({"router": "best"}, "router must be one of topk, refine, omp; got 'best'"),
+        ({"keep": "all"}, "keep must be one of best, last; got 'all'"),
+    ],
+)
+def test_option_errors(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(asn.InvalidArgument) as error:
+        _core.DictionaryOptions(**{"n_components": 4, **options})
+    assert str(error.value) == f"sparse_dictionary: {text}"
+
+
+def test_data_errors() -> None:
+    x = g1()[0][:10].copy()
+    x[3, 7] = np.nan
+    x[4, 0] = np.inf
+    cases = [
+        (x, {}, "X at row 3, column 7 is NaN or infinity (inf)"),
+        (x[:0], {}, "X has 0 sample(s) (shape=(0, 32)) while a minimum of 1 is required."),
+        (x[:3, :0], {}, "X has 0 feature(s) (shape=(3, 0)) while a minimum of 1 is required."),
+    ]
+    for data, options, text in cases:
+        with pytest.raises(asn.InvalidArgument) as error:
+            fit(data, n_components=4, n_nonzero_coefs=2, **options)
+        assert str(error.value) == f"sparse_dictionary: {text}"
+    with pytest.raises(asn.InvalidArgument) as error:
+        fit(x[:3], np.zeros((4, 31)), n_components=4)
+    assert str(error.value) == "sparse_dictionary: dict_init must have shape (4, 32), got (4, 31)"
+    with pytest.raises(asn.DeviceUnavailableError, match=r"^sparse_dictionary: device 'required' but no usable CUDA"):
+        fit(x[:3], n_components=4, device="required")
+    model = model_of(np.eye(32))
+    with pytest.raises(asn.InvalidArgument, match="X has 5 features, but SparseDictionary is expecting 32 features"):
+        model.encode(rows_of(np.ones((2, 5), np.float32)))
+    with pytest.raises(asn.InvalidArgument, match="atom index 32 at row 1 is not below 32"):
+        model.decode(np.array([[0], [32]], np.uint32), np.ones((2, 1), np.float32), None)
+
+
+def test_stream_errors() -> None:
+    x = g1()[0]
+    options = _core.DictionaryOptions(n_components=8)
+    stream = _core.DictionaryStream(rows_of(x), options, None)
+    with pytest.raises(asn.InvalidArgument, match=r"^sparse_dictionary: end_epoch called before any rows were given$"):
+        stream.end_epoch()
+    far = np.full((3, 32), 2.0, np.float64)
+    far[2, 1] = 2.0**61
+    with pytest.raises(asn.InvalidArgument, match=r"at row 2 exceeds the range fixed by the seed sample$"):
+        stream.partial_fit(rows_of(far))
+    assert stream.rows_in_epoch == 0
+    with pytest.raises(asn.InvalidArgument, match="refreshes_per_epoch must be 1 for streams, got 2"):
+        _core.DictionaryStream(rows_of(x), _core.DictionaryOptions(n_components=8, refreshes_per_epoch=2), None)
+    with pytest.raises(asn.InvalidArgument, match="seed has 32 atoms, n_components is 8"):
+        _core.DictionaryStream(model_of(np.eye(32)), options, None)
+
+
+def test_progress_sees_every_epoch_and_can_stop() -> None:
+    seen = []
+
+    def progress(record: dict[str, Any]) -> bool:
+        seen.append(record["epoch"])
+        return len(seen) < 3
+
+    result = fit(g1()[0], None, progress, n_components=64, n_nonzero_coefs=3)
+    assert seen == [1, 2, 3]
+    assert result["stop_reason"] == "callback"
+    assert result["n_iter"] == 3
+
+    def raising(record: dict[str, Any]) -> bool:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(g1()[0], None, raising, n_components=64, n_nonzero_coefs=3)

@@ -118,6 +118,21 @@ def test_sweep_without_matplotlib_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
+# ---- sparse dictionary ----------------------------------------------------------------------------------------------
+def test_the_dictionary_explains_more_than_components_of_its_width(tmp_path: Path) -> None:
+    sparse_dictionary = example("sparse_dictionary")
+    rows: list[tuple[str, str]] = []
+    pytest.importorskip("sklearn", reason="the comparison in the example needs scikit-learn")
+    sparse_dictionary.demo(lambda title, found: rows.extend(found), tmp_path / "dictionary.png", tmp_path / "sae")
+    told = dict(rows)
+    held_out = {name: first_number(told[name]) for name in told if told[name].startswith("EV ")}
+    assert held_out["dictionary, omp"] > held_out["dictionary, topk"] > held_out["principal components"]
+    assert held_out["dictionary, omp"] > held_out["scikit-learn"] - 0.01
+    assert "the same atoms in 300 of 300 rows" in told["autoencoder"]
+    assert (tmp_path / "dictionary.png").stat().st_size > 10_000
+    assert (tmp_path / "sae" / "cfg.json").is_file()
+
+
 # ---- every demonstration ---------------------------------------------------------------------------------------------
 
 

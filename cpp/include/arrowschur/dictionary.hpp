@@ -31,10 +31,12 @@ namespace arrowschur::dictionary {
 enum class Router { topk, refine, omp };  // largest |<x, d>|; greedy on a shortlist; orthogonal matching pursuit
 enum class Init { automatic, line, euclidean, given, sample };
 enum class Keep { best, last };
+enum class Ridge { fixed, evidence };
 enum class StopReason { tolerance, plateau, callback, max_iter, interrupted };
 const char* to_string(Router) noexcept;
 const char* to_string(Init) noexcept;
 const char* to_string(Keep) noexcept;
+const char* to_string(Ridge) noexcept;
 const char* to_string(StopReason) noexcept;
 
 // ---- rows -----------------------------------------------------------------------------------------------------------
@@ -65,7 +67,13 @@ struct Options {
   Index patience = 5;  // epochs without gain before "plateau"; 0: never
   double code_ridge = 1e-6;  // rho_c
   double decoder_ridge = 1e-6;  // rho_d, in units of data squared
+  // evidence: one ridge rho for codes and decoder, found by  rho <- RSS / (N P - gamma) gamma / sum c^2  until its
+  // logarithm moves by at most sqrt(tol) (MacKay, Neural Comput. 4, 1992); gamma = sum sigma^2 / (sigma^2 + rho) over the
+  // singular values of every row's atoms. code_ridge is where it starts. Not for streams.
+  Ridge ridge = Ridge::fixed;
   bool decoder_ridge_relative = false;  // rho_d times the mean A_kk of the live atoms
+  bool unit_sweep = false;  // after the refresh, every atom once to the best unit row given the others
+  bool profile_step = false;  // s = 1: an atom becomes the leading direction of its rows. Not for streams
   Index refreshes_per_epoch = 1;  // 1 .. 64; above 1 not for streams
   bool center = false;  // subtract the column means
   Init init = Init::automatic;  // line, or sample when N K P > 2^42; given when a dict_init is passed
@@ -85,7 +93,7 @@ std::optional<InvalidArgument> complaint(const Options&);
 
 // ---- what an epoch tells ----------------------------------------------------------------------------------------------
 struct RefreshReport {
-  std::string method = "none";  // none, division, cholesky, conjugate_gradients, mixed, segments
+  std::string method = "none";  // none, division, cholesky, conjugate_gradients, mixed, profile
   Index components = 0, max_component = 0;
   Index nnz = 0;  // off-diagonal entries of A that are stored, both triangles counted
   Index iterations = 0;  // of conjugate gradients, the most of any component
@@ -131,6 +139,8 @@ struct Fit {
   std::vector<EpochRecord> epochs;  // epochs 1 .. n_iter
   RouteReport route;
   double seed_seconds = 0;
+  double ridge = 0;  // the code ridge in force; with Ridge::evidence that of the decoder too
+  Index ridge_steps = 0;  // fits that Ridge::evidence made
 };
 
 // Called after each epoch e >= 1 on the calling thread; false ends the fit with "callback".
@@ -158,6 +168,15 @@ struct Metrics {
   std::vector<double> firing_frequency;  // [K]
 };
 
+// Whether the supports of rows are optimal to first order: the ratio  max over k outside S of |d_k'r|, over
+// min over k in S of |c_k|. At most 1 certifies the support (slack 1e-4); a large one names an atom that wants in.
+struct DualReport {
+  std::vector<double> ratios;  // [N]; 0 for rows without residual or without atoms
+  std::vector<std::uint32_t> atoms;  // [N] the atom of the maximum
+  double quantiles[4] = {};  // of the ratios at 0.5, 0.9, 0.99, 1
+  double certified_fraction = 0;  // ratios <= 1 + 1e-4
+};
+
 // A decoder with its mean and exponent, copied. Immutable; calls from several threads are safe.
 class Model {
  public:
@@ -177,6 +196,10 @@ class Model {
   // Explained variance of the rows with this decoder.
   double score(const Rows&, const EncodeOptions&) const;
   Metrics metrics(const Rows&, const EncodeOptions&) const;
+  DualReport dual_report(const Rows&, const EncodeOptions&) const;
+  // The same atoms and n_components - K more: farthest lines among the residuals of the rows (of max(4 n_components, 65536)
+  // of them, evenly taken). Atoms for which no direction is left are zeros.
+  Model grow(const Rows&, Index n_components, const EncodeOptions&) const;
 
  private:
   std::vector<float> decoder_, mean_;

@@ -7,6 +7,7 @@
 #include "dictionary/errors.hpp"
 #include "dictionary/project.hpp"
 #include "dictionary/seed.hpp"
+#include "dictionary/unit_sweep.hpp"
 
 namespace arrowschur::dictionary {
 namespace {
@@ -122,10 +123,18 @@ Step next_decoder(const StepInput& in, std::vector<float>& next, StepSeconds& se
   auto start = Clock::now();
   if (alive > 0) {
     const double ridge = in.ridge * (in.ridge_relative ? trace / static_cast<double>(alive) : 1.0);
-    step.refresh = refresh(in.statistics, p, live, in.d, ridge, in.budget);
+    std::optional<Statistics> kept;
+    if (in.unit_sweep && !in.profile) kept.emplace(in.statistics);  // a leading direction is final
+    if (in.profile) {
+      in.profile(live, in.statistics.b.data());
+      step.refresh.method = "profile";
+    } else {
+      step.refresh = refresh(in.statistics, p, live, in.d, ridge, in.budget);
+    }
     seconds.refresh += since(start);
     start = Clock::now();
     if (!project(in.statistics.b.data(), k, p, live, next.data())) throw not_finite("refresh", in.epoch);
+    if (kept) unit_sweep(*kept, p, live, in.statistics.b.data(), in.d, next.data());
     seconds.project += since(start);
   }
   if (in.revive) {

@@ -38,6 +38,9 @@ struct StepInput {
   double floor;
   std::function<CodedRow(const Reservoir::Entry&)> look_up;
   Index epoch;
+  bool unit_sweep = false;
+  // Instead of the refresh: the directions of the live atoms into rows of b [k, p]; empty: not wanted.
+  std::function<void(const std::vector<char>& live, double* b)> profile = {};
 };
 Step next_decoder(const StepInput& in, std::vector<float>& next, StepSeconds& seconds);
 

@@ -31,7 +31,7 @@ CandidateLists::CandidateLists(Index max_rows, Index s, Index tile)
       new_index_(tile_ + 16),
       value_(max_rows * capacity_),
       new_value_(tile_ + 16),
-      scratch_(std::max(capacity_, 16 * vectors_)),
+      scratch_(capacity_),
       count_(at(max_rows)),
       crowded_(at(max_rows)),
       threshold_(at(max_rows)) {}
@@ -57,11 +57,8 @@ void CandidateLists::collect(const float* x, Index stride, Index rows, const flo
         if (a >= 0 && a < atoms) scores[a] = 0.0f;
       }
       if (first == 0 && vectors_ > 0 && atoms > capacity_) {
-        // The s-th largest of the lanes' maxima is a lower bound of the s-th largest of all.
-        kernel.lane_maxima(scores, atoms, vectors_, scratch_.data());
-        std::nth_element(scratch_.begin(), scratch_.begin() + (s_ - 1), scratch_.begin() + 16 * vectors_,
-                         std::greater<>());
-        threshold_[at(i)] = below(static_cast<double>(scratch_[s_ - 1]) - 2.0 * eps[i]);
+        const double least = static_cast<double>(kernel.nth_magnitude(scores, atoms, vectors_, s_));
+        threshold_[at(i)] = below(least - 2.0 * eps[i]);
       }
       const Index found = kernel.at_least(scores, atoms, threshold_[at(i)], static_cast<std::uint32_t>(first),
                                           new_index_.data(), new_value_.data());

@@ -21,7 +21,7 @@ class CandidateLists {
  public:
   // For supports of s atoms; `max_rows` rows at a time, score tiles of at most `tile` atoms.
   CandidateLists(Index max_rows, Index s, Index tile);
-  static constexpr Index kTileAtoms = 512;
+  static constexpr Index kTileAtoms = 256;
 
   // Scores of x [rows, p] (stride apart) against d [k, p]. live[a] false: never a candidate. `chosen` (optional): entry
   // i n_chosen + j is an atom that is not wanted any more for row i.

@@ -6,8 +6,9 @@
 #include "dictionary/decoder.hpp"
 #include "dictionary/device_router.hpp"
 #include "dictionary/errors.hpp"
-#include "dictionary/project.hpp"
+#include "dictionary/profile.hpp"
 #include "linalg/pool.hpp"
+#include "linalg/symmetric_eigen.hpp"
 
 namespace arrowschur::dictionary {
 namespace {
@@ -121,7 +122,17 @@ class Trainer {
               const Codes& c = codes_[last_codes_];
               return CodedRow{pack_(e.row, 1).data, c.indices.data() + e.row * s_, c.codes.data() + e.row * s_};
             },
-            now_.epoch + 1};
+            now_.epoch + 1,
+            o_.unit_sweep,
+            profile()};
+  }
+
+  std::function<void(const std::vector<char>&, double*)> profile() {
+    if (!o_.profile_step) return {};
+    return [this](const std::vector<char>& live, double* b) {
+      const Codes& c = codes_[last_codes_];
+      leading_directions(pack_, c.indices.data(), c.codes.data(), k_, p_, live, b);
+    };
   }
 
   void loop() {
@@ -290,6 +301,7 @@ class Trainer {
     device_.add_to(route_);
     fit.route = route_;
     fit.seed_seconds = seed_seconds_;
+    fit.ridge = o_.code_ridge;
     return fit;
   }
 
@@ -316,6 +328,69 @@ class Trainer {
   RouteReport route_;
 };
 
+// sum over rows and singular values of their atoms of sigma^2 / (sigma^2 + rho).
+double effective_parameters(const Fit& fit, double rho) {
+  const Index s = fit.n_nonzero_coefs, p = fit.width, rows_per_task = 256;
+  const Index tasks = (fit.rows + rows_per_task - 1) / rows_per_task;
+  std::vector<double> sums(size(tasks));
+  linalg::parallel_for(tasks, [&](Index task) {
+    std::vector<const float*> atoms;
+    for (Index i = task * rows_per_task; i < std::min(fit.rows, (task + 1) * rows_per_task); ++i) {
+      atoms.clear();
+      for (Index j = 0; j < s; ++j) {
+        if (fit.codes[size(i * s + j)] != 0.0f) atoms.push_back(fit.decoder.data() + fit.indices[size(i * s + j)] * p);
+      }
+      const Index m = static_cast<Index>(atoms.size());
+      if (m == 0) continue;
+      Eigen::MatrixXd gram(m, m);
+      for (Index j = 0; j < m; ++j) {
+        for (Index l = 0; l <= j; ++l) gram(j, l) = kernels().s64(atoms[size(j)], atoms[size(l)], p);
+      }
+      for (const double v : linalg::symmetric_eigenvalues(gram)) {
+        const double square = std::max(v, 0.0);
+        if (square > 0.0) sums[size(task)] += square / (square + rho);
+      }
+    }
+  });
+  double sum = 0.0;
+  for (const double v : sums) sum += v;
+  return sum;
+}
+
+Fit fit_by_evidence(const Rows& rows, const Options& options, const std::vector<double>* dict_init,
+                    const Progress& progress, DeviceRouter& device) {
+  constexpr Index kSteps = 64;
+  Options o = options;
+  o.keep_codes = true;
+  double rho = options.code_ridge > 0.0 ? options.code_ridge : 1e-6;
+  std::vector<double> warm;
+  const std::vector<double>* start = dict_init;
+  Fit result;
+  for (Index step = 1;; ++step) {
+    o.code_ridge = o.decoder_ridge = rho;
+    result = Trainer(rows, o, progress, device).run(start);
+    result.ridge_steps = step;
+    if (result.stop_reason == StopReason::callback || result.stop_reason == StopReason::interrupted) break;
+    double square = 0.0;
+    for (const float c : result.codes) square += static_cast<double>(c) * static_cast<double>(c);
+    const double gamma = effective_parameters(result, rho);
+    const double numbers = static_cast<double>(rows.count) * static_cast<double>(rows.width);
+    const double next = result.rss / (numbers - gamma) * gamma / square;
+    // No residual or no code: there is nothing to weigh, as for rows of zeros.
+    if (step == kSteps || !(next > 0.0) || !std::isfinite(next)) break;
+    if (std::abs(std::log(next / rho)) <= std::sqrt(options.tol)) break;
+    rho = next;
+    warm.assign(result.decoder.begin(), result.decoder.end());
+    start = &warm;
+    o.init = Init::given;
+  }
+  if (!options.keep_codes) {
+    result.indices = {};
+    result.codes = {};
+  }
+  return result;
+}
+
 }  // namespace
 
 Fit fit(const Rows& rows, const Options& options, const std::vector<double>* dict_init, const Progress& progress) {
@@ -324,7 +399,9 @@ Fit fit(const Rows& rows, const Options& options, const std::vector<double>* dic
   DeviceRouter device(options.device, options.n_components, rows.width, options.batch_size, route_settings(options));
   const linalg::ThreadScope threads(options.num_threads);
   check_shape(rows);
-  device.consider(rows.count, options.max_iter + 1);
+  const bool several = options.ridge == Ridge::evidence;
+  device.consider(rows.count, (options.max_iter + 1) * (several ? 2 : 1));  // of evidence two fits at least
+  if (several) return fit_by_evidence(rows, options, dict_init, progress, device);
   return Trainer(rows, options, progress, device).run(dict_init);
 }
 

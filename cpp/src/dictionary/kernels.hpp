@@ -28,8 +28,9 @@ struct Kernels {
   double (*square_norm)(const double* x, Index n);
   // b += sum_j c_j x_j, the terms of an entry added in ascending j; c_j a float widened, so that products are exact.
   void (*add_rows)(double* b, Index n, const float* const* x, const double* c, Index count);
-  // out[l] = max |s[l + 16 vectors i]| over i, l < 16 vectors: any s-th largest of these is a lower bound of that of all.
-  void (*lane_maxima)(const float* s, Index n, Index vectors, float* out);
+  // A lower bound of the `want`-th largest |s[i]|: that of the maxima of 16 vectors interleaved lanes (equal ones count as
+  // one), 0 when there are fewer. want <= 16 vectors, vectors <= 8.
+  float (*nth_magnitude)(const float* s, Index n, Index vectors, Index want);
   // Appends first + i and |s[i]| of the entries with |s[i]| >= threshold, ascending; returns how many.
   Index (*at_least)(const float* s, Index n, float threshold, std::uint32_t first, std::uint32_t* index, float* value);
 };

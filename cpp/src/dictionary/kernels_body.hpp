@@ -209,34 +209,64 @@ void add_rows(double* b, Index n, const float* const* x, const double* c, Index 
 // ---- score tiles ------------------------------------------------------------------------------------------------------
 ARROWSCHUR_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 
-void lane_maxima(const float* s, Index n, Index vectors, float* out) {
-  const Index width = 16 * vectors;
-  for (Index l = 0; l < width; ++l) out[l] = 0.0f;
-  Index i = 0;
+// The largest of the lanes is taken out, again and again.
 #if defined(__AVX512F__)
-  if (vectors == 1) {
-    __m512 top = _mm512_setzero_ps();
-    for (; i + 16 <= n; i += 16) top = _mm512_max_ps(top, _mm512_abs_ps(_mm512_loadu_ps(s + i)));
-    _mm512_storeu_ps(out, top);
-  } else {
-    for (; i + width <= n; i += width) {
-      for (Index l = 0; l < width; l += 16) {
-        _mm512_storeu_ps(out + l, _mm512_max_ps(_mm512_loadu_ps(out + l), _mm512_abs_ps(_mm512_loadu_ps(s + i + l))));
-      }
+template <int kVectors>
+ARROWSCHUR_INLINE float nth_of_lanes(const float* s, Index n, Index want) {
+  __m512 top[kVectors];
+  for (int v = 0; v < kVectors; ++v) top[v] = _mm512_setzero_ps();
+  Index i = 0;
+  for (; i + 16 * kVectors <= n; i += 16 * kVectors) {
+    for (int v = 0; v < kVectors; ++v) {
+      top[v] = _mm512_max_ps(top[v], _mm512_abs_ps(_mm512_loadu_ps(s + i + 16 * v)));
     }
   }
-#endif
+  for (int v = 0; v < kVectors && i < n; ++v, i += 16) {
+    const __mmask16 part = n - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (n - i)) - 1u);
+    top[v] = _mm512_max_ps(top[v], _mm512_abs_ps(_mm512_maskz_loadu_ps(part, s + i)));
+  }
+  float last = 0.0f;
+  for (Index taken = 0; taken < want; ++taken) {
+    __m512 most = top[0];
+    for (int v = 1; v < kVectors; ++v) most = _mm512_max_ps(most, top[v]);
+    last = _mm512_reduce_max_ps(most);
+    const __m512 all = _mm512_set1_ps(last);
+    for (int v = 0; v < kVectors; ++v) {
+      top[v] = _mm512_mask_mov_ps(top[v], _mm512_cmp_ps_mask(top[v], all, _CMP_EQ_OQ), _mm512_setzero_ps());
+    }
+  }
+  return last;
+}
+float nth_magnitude(const float* s, Index n, Index vectors, Index want) {
+  if (vectors <= 1) return nth_of_lanes<1>(s, n, want);
+  if (vectors <= 2) return nth_of_lanes<2>(s, n, want);
+  if (vectors <= 4) return nth_of_lanes<4>(s, n, want);
+  return nth_of_lanes<8>(s, n, want);
+}
+#else
+float nth_magnitude(const float* s, Index n, Index vectors, Index want) {
+  float top[128] = {};
+  const Index width = 16 * vectors;
+  Index i = 0;
   for (; i + width <= n; i += width) {
     for (Index l = 0; l < width; ++l) {
       const float v = magnitude(s[i + l]);
-      out[l] = out[l] > v ? out[l] : v;
+      top[l] = top[l] > v ? top[l] : v;
     }
   }
   for (Index l = 0; i < n; ++i, ++l) {
     const float v = magnitude(s[i]);
-    out[l] = out[l] > v ? out[l] : v;
+    top[l] = top[l] > v ? top[l] : v;
   }
+  float last = 0.0f;
+  for (Index taken = 0; taken < want; ++taken) {
+    last = 0.0f;
+    for (Index l = 0; l < width; ++l) last = top[l] > last ? top[l] : last;
+    for (Index l = 0; l < width; ++l) top[l] = top[l] == last ? 0.0f : top[l];
+  }
+  return last;
 }
+#endif
 
 Index at_least(const float* s, Index n, float threshold, std::uint32_t first, std::uint32_t* index, float* value) {
   Index count = 0, i = 0;
@@ -280,7 +310,7 @@ Index at_least(const float* s, Index n, float threshold, std::uint32_t first, st
 }  // namespace
 
 extern const Kernels kTable;
-const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,      &widen,       &dots,    &dots_wide,
-                     &square_norm,        &add_rows, &lane_maxima, &at_least};
+const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,      &widen,         &dots,    &dots_wide,
+                     &square_norm,        &add_rows, &nth_magnitude, &at_least};
 
 }  // namespace arrowschur::dictionary::ARROWSCHUR_ISA

@@ -19,6 +19,10 @@ const char* to_string(Keep k) noexcept {
   constexpr std::array names{"best", "last"};
   return names[static_cast<std::size_t>(k)];
 }
+const char* to_string(Ridge r) noexcept {
+  constexpr std::array names{"fixed", "evidence"};
+  return names[static_cast<std::size_t>(r)];
+}
 const char* to_string(StopReason r) noexcept {
   constexpr std::array names{"tolerance", "plateau", "callback", "max_iter", "interrupted"};
   return names[static_cast<std::size_t>(r)];
@@ -53,6 +57,9 @@ std::optional<InvalidArgument> complaint(const Options& o) {
       bad.emplace(*rule);
       return bad;
     }
+  }
+  if (o.profile_step && effective_slots(o) != 1) {
+    bad.emplace(broken_rule("profile_step", "needs n_nonzero_coefs = 1", std::to_string(o.n_nonzero_coefs)));
   }
   return bad;
 }

@@ -9,8 +9,8 @@ namespace arrowschur::dictionary {
 namespace {
 
 // Rows at a time where nothing is packed: the rows of B are read and written once per step, so that few steps are better;
-// 16384 rows of 16 codes are 2 MiB of posting lists.
-constexpr Index kInPlaceRows = 16384;
+// 8192 rows of 16 codes are 1 MiB of posting lists.
+constexpr Index kInPlaceRows = 8192;
 
 }  // namespace
 

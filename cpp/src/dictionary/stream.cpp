@@ -20,6 +20,9 @@ void check_stream(const Options& o) {
     throw invalid("refreshes_per_epoch must be 1 for streams, got " + std::to_string(o.refreshes_per_epoch),
                   "refreshes_per_epoch", std::to_string(o.refreshes_per_epoch), "1");
   }
+  if (o.ridge == Ridge::evidence)
+    throw UnsupportedConfiguration("ridge='evidence' in a stream", "", "use a one-shot fit");
+  if (o.profile_step) throw UnsupportedConfiguration("profile_step in a stream", "", "use a one-shot fit");
 }
 
 }  // namespace
@@ -94,7 +97,8 @@ struct Stream::State {
             [this](const Reservoir::Entry& e) {
               return CodedRow{reservoir.row(e), reservoir.indices(e), reservoir.codes(e)};
             },
-            static_cast<Index>(records.size())};
+            static_cast<Index>(records.size()),
+            o.unit_sweep};
   }
 
   // The record of the pass that ends, before the statistics are used up.
@@ -110,7 +114,8 @@ struct Stream::State {
     }
     record.l0 = static_cast<double>(total) / static_cast<double>(sums.rows);
     for (const Index a : revived) record.accepted += fires[size(a)] > 0 ? 1 : 0;
-    if (records.empty() || record.ev > best_ev) {
+    // With keep = last the figures that finalize() returns are those of the last pass.
+    if (records.empty() || o.keep == Keep::last || record.ev > best_ev) {
       best_ev = record.ev;
       best_rss = record.rss;
       best_tss = moments.tss() * scale() * scale();
@@ -291,6 +296,7 @@ Fit Stream::finalize() const {
   fit.dormant = count_dormant(fit.decoder.data(), st.k, st.p);
   fit.epochs = st.records;
   fit.route = st.route;
+  fit.ridge = st.o.code_ridge;
   return fit;
 }
 
@@ -300,6 +306,7 @@ struct StreamFile {
   static void options(Archive& io, Options& o) {
     io(o.n_components), io(o.n_nonzero_coefs), io(o.router), io(o.refine_factor), io(o.max_iter), io(o.tol);
     io(o.patience), io(o.code_ridge), io(o.decoder_ridge), io(o.decoder_ridge_relative), io(o.refreshes_per_epoch);
+    io(o.ridge), io(o.unit_sweep), io(o.profile_step);
     io(o.center), io(o.init), io(o.batch_size), io(o.score_tile), io(o.revive), io(o.revive_min_fires);
     io(o.revive_pool), io(o.refresh_memory_bytes), io(o.keep), io(o.keep_codes), io(o.device);
     int threads = o.num_threads.value_or(0);

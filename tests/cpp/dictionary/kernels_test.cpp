@@ -2,6 +2,7 @@
 #include "dictionary/kernels.hpp"
 
 #include <cmath>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -105,14 +106,18 @@ TEST(ScansFindEveryEntryAtTheThreshold) {
         CHECK_EQUAL(index[j], want[j]);
         CHECK_EQUAL(value[j], std::abs(s[want[j] - 100]));
       }
-      for (const Index vectors : {1, 2, 4}) {
-        std::vector<float> top(static_cast<std::size_t>(16 * vectors)), lanes(top);
+      for (const Index vectors : {1, 2, 4, 8}) {
+        std::vector<float> lanes(static_cast<std::size_t>(16 * vectors));
         for (Index i = 0; i < n; ++i) {
           float& l = lanes[static_cast<std::size_t>(i % (16 * vectors))];
           l = std::max(l, std::abs(s[static_cast<std::size_t>(i)]));
         }
-        k.lane_maxima(s.data(), n, vectors, top.data());
-        CHECK(top == lanes);
+        std::sort(lanes.begin(), lanes.end(), std::greater<>());
+        lanes.erase(std::unique(lanes.begin(), lanes.end()), lanes.end());
+        for (const std::size_t rank : {1, 3, 8}) {
+          const float nth = rank <= lanes.size() ? lanes[rank - 1] : 0.0f;
+          CHECK_EQUAL(k.nth_magnitude(s.data(), n, vectors, static_cast<Index>(rank)), nth);
+        }
       }
     }
   });
