@@ -60,7 +60,10 @@ std::vector<float> unit_rows(Index k, Index p, std::uint64_t seed, Index copies 
     }
     double square = 0.0;
     std::vector<double> draws(size(p));
-    for (double& v : draws) square += (v = random.normal()) * v;
+    for (double& v : draws) {
+      v = random.normal();
+      square += v * v;
+    }
     for (Index c = 0; c < p; ++c) atom[c] = static_cast<float>(draws[size(c)] / std::sqrt(square));
   }
   return d;
@@ -186,7 +189,7 @@ TEST(AutomaticAsksForADeviceWhenAMinibatchIsLarge) {
   const Codes large = encode(large_model(), large_rows(), on(Device::automatic, 4));
   CHECK(large == here);
   CHECK(large.report.device_minibatches > 0 && large.report.cpu_minibatches == 0);
-  const Index asked = policy::probe_counters().availability_requests;
+  const auto asked = policy::probe_counters().availability_requests;
   EncodeOptions narrow = on(Device::automatic, 4);
   narrow.batch_size = 511;  // 511 x 2048 scores
   CHECK(encode(large_model(), large_rows(), narrow).report.device_minibatches == 0);
