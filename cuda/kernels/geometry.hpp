@@ -91,7 +91,9 @@ inline constexpr int kPartNumbers = 6;  // of each thread of such a block: four 
 inline constexpr int kRouteThreads = 256;  // more than the most atoms of a row, ARROWSCHUR_ROUTE_MAX
 inline constexpr std::int64_t kRouteScores = std::int64_t{1} << 21;  // of a tile: 8 MiB
 inline constexpr std::int64_t kRouteRows = 4096;  // of a tile
-ARROWSCHUR_HD constexpr int route_keep(int wanted) { return wanted + (wanted > 8 ? wanted : 8); }  // candidates of a row
+ARROWSCHUR_HD constexpr int route_keep(int wanted) {
+  return wanted + (wanted > 8 ? wanted : 8);
+}  // candidates of a row
 
 // Rows and atoms of a tile, and where its arrays begin in the workspace, in doubles, each on 256 bytes: scores, candidates,
 // states of the rows.
@@ -104,7 +106,8 @@ constexpr RouteSpace route_space(std::int64_t atoms, std::int64_t rows, int want
   RouteSpace s{};
   s.rows = larger(1, smaller(rows, kRouteRows));
   s.atoms = smaller(atoms, kRouteScores / s.rows / 32 * 32);
-  s.lists = atoms <= route_keep(wanted) ? 0 : on_256_bytes(ceil_div(s.rows * s.atoms, 2));  // no scores: all are candidates
+  s.lists =
+      atoms <= route_keep(wanted) ? 0 : on_256_bytes(ceil_div(s.rows * s.atoms, 2));  // no scores: all are candidates
   s.states = s.lists + on_256_bytes(s.rows * route_keep(wanted));
   s.end = s.states + 2 * s.rows;
   return s;

@@ -234,7 +234,8 @@ struct RouteFold {
     ARROWSCHUR_HD int at(int e) const { return e < old ? kOld + e : kNew + e - old; }
   };
   ARROWSCHUR_HD static Merged merged(std::int64_t row, const double* shared, const Args& args) {
-    return {args.states[row].count, static_cast<int>(smaller(static_cast<std::int64_t>(get_bits(shared + kCount)), kFound))};
+    return {args.states[row].count,
+            static_cast<int>(smaller(static_cast<std::int64_t>(get_bits(shared + kCount)), kFound))};
   }
 
   // Keys are distinct: so are ranks.

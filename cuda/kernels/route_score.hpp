@@ -156,10 +156,12 @@ struct RouteScan {
     const auto atom = [&](int e) { return e < from.count ? from.atoms[e] : atoms[e - from.count]; };
     for (int e = thread; e < all; e += kThreads) {
       int before = 0;
-      for (int other = 0; other < all; ++other) before += comes_before(score(other), atom(other), score(e), atom(e)) ? 1 : 0;
+      for (int other = 0; other < all; ++other)
+        before += comes_before(score(other), atom(other), score(e), atom(e)) ? 1 : 0;
       if (before < args.wanted) to.scores[before] = score(e), to.atoms[before] = atom(e);
     }
-    if (thread == 0) put_bits(shared + kCounts + (chunk + 1) % 2, static_cast<std::uint64_t>(smaller(all, args.wanted)));
+    if (thread == 0)
+      put_bits(shared + kCounts + (chunk + 1) % 2, static_cast<std::uint64_t>(smaller(all, args.wanted)));
   }
 
   ARROWSCHUR_HD static void write(std::int64_t chunk, std::int64_t row, int thread, double* shared, const Args& args) {

@@ -382,7 +382,8 @@ int route(Queue& queue, const ArrowschurDeviceAtoms& atoms, std::int64_t rows, c
     for (; !args.all_are_candidates() && args.first < args.atoms; args.first += args.count) {
       args.count = smaller(space.atoms, args.atoms - args.first);
       calls.call([&](Queue& q) {
-        return q.scores(args.count, args.rows, args.width, args.d + args.first * args.width, args.x, scores, args.pitch);
+        return q.scores(args.count, args.rows, args.width, args.d + args.first * args.width, args.x, scores,
+                        args.pitch);
       });
       calls.template run<RouteFold>(args);
     }

@@ -1,4 +1,4 @@
-"""Dictionaries that are routed on a device, on the fake one of tests/cpp/backend: equal bits, counters, modes, failures.
+"""Dictionaries that are routed on a device, on the fake one of tests/cpp/backend: bits, counters, modes, failures.
 
 Each program runs in a process of its own, because a process probes once.
 """

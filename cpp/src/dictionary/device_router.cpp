@@ -25,9 +25,7 @@ constexpr Index kFewestScores = Index{1} << 20;  // of a minibatch, for automati
 constexpr Index kTripRows = 2048, kTripEntries = Index{1} << 22;
 
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
-Index nanoseconds(Clock::duration time) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
-}
+Index nanoseconds(Clock::duration time) { return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count(); }
 
 DeviceUnavailableError unavailable(const std::string& reason) {
   return {kPrefix + "device 'required' but no usable CUDA device: " + reason, reason};
@@ -38,8 +36,8 @@ std::string obstacle(const RouteSettings& settings, Index k) {
   if (settings.router == Router::omp) return "router='omp'";
   const Index wanted = wanted_atoms(settings, k);
   if (wanted <= ARROWSCHUR_ROUTE_MAX) return {};
-  return "a search for " + std::to_string(wanted) + " atoms of a row (at most " +
-         std::to_string(ARROWSCHUR_ROUTE_MAX) + " on a device)";
+  return "a search for " + std::to_string(wanted) + " atoms of a row (at most " + std::to_string(ARROWSCHUR_ROUTE_MAX) +
+         " on a device)";
 }
 
 // The products at the rate of the CPU's matrix products, which is twice as high in float as in double. Whether a device is
@@ -111,8 +109,7 @@ DeviceRouter::Resident::Resident(Index k, Index p, Index most_rows, Index most_a
   atoms.atoms = decoder.at<float>(0);
   for (const std::size_t side : {0u, 1u}) {
     places[side] = device::Memory(*lanes[side], layout.bytes());
-    lanes[side]->require(
-        table.fill(places[side].at<void>(rescanned_at), 0, 1, lanes[side]->stream()), "fill");
+    lanes[side]->require(table.fill(places[side].at<void>(rescanned_at), 0, 1, lanes[side]->stream()), "fill");
   }
 }
 
@@ -162,7 +159,8 @@ DeviceRouter::DeviceRouter(Device mode, Index k, Index p, Index b, const RouteSe
     throw unavailable(error.reason);
   }
   if (const std::string what = obstacle(settings_, k_); !what.empty()) {
-    throw UnsupportedConfiguration(kPrefix + what, "a device", "use device='off', or 'auto', which leaves it to the CPU");
+    throw UnsupportedConfiguration(kPrefix + what, "a device",
+                                   "use device='off', or 'auto', which leaves it to the CPU");
   }
 }
 

@@ -32,14 +32,19 @@ struct Dictionary {
 inline void normalize(float* d, std::int64_t width) {
   double square = 0.0;
   for (std::int64_t c = 0; c < width; ++c) square += static_cast<double>(d[c]) * static_cast<double>(d[c]);
-  for (std::int64_t c = 0; c < width && square > 0.0; ++c) d[c] = static_cast<float>(static_cast<double>(d[c]) / std::sqrt(square));
+  for (std::int64_t c = 0; c < width && square > 0.0; ++c)
+    d[c] = static_cast<float>(static_cast<double>(d[c]) / std::sqrt(square));
 }
 
 inline Dictionary random_dictionary(std::int64_t rows, std::int64_t atoms, std::int64_t width, int wanted,
                                     unsigned seed) {
   std::mt19937_64 engine(seed);
   std::normal_distribution<float> normal;
-  Dictionary made{atoms, width, rows, wanted, Floats(static_cast<std::size_t>(atoms * width)),
+  Dictionary made{atoms,
+                  width,
+                  rows,
+                  wanted,
+                  Floats(static_cast<std::size_t>(atoms * width)),
                   Floats(static_cast<std::size_t>(rows * width))};
   for (Floats* values : {&made.d, &made.x}) {
     for (float& v : *values) v = normal(engine);
@@ -59,9 +64,7 @@ struct Routes {
   std::vector<std::uint32_t> index;
   Vector score;
   std::int64_t rescanned = 0;
-  bool operator==(const Routes& other) const {
-    return index == other.index && stage_driver::same(score, other.score);
-  }
+  bool operator==(const Routes& other) const { return index == other.index && stage_driver::same(score, other.score); }
 };
 
 inline Routes reference(const Dictionary& given) {

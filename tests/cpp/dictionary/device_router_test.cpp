@@ -120,7 +120,8 @@ const Model& large_model() {
 TEST(CodesHaveTheBitsOfTheCpu) {
   const fake::Leaks leaks;
   const auto compare = [](const Model& model, const std::vector<float>& x, Index s, Router router = Router::topk) {
-    const Codes there = encode(model, x, on(Device::required, s, router)), here = encode(model, x, on(Device::off, s, router));
+    const Codes there = encode(model, x, on(Device::required, s, router)),
+                here = encode(model, x, on(Device::off, s, router));
     CHECK(there == here);
     CHECK(there.report.device_minibatches > 0 && there.report.cpu_minibatches == 0);
     CHECK(here.report.device_minibatches == 0 && here.report.device_to_host_bytes == 0);
@@ -224,9 +225,9 @@ TEST(AFailureBeforeTheFirstMinibatch) {
   const SlowCpu slow;
   const Codes here = encode(large_model(), large_rows(), on(Device::off, 4));
   for (const auto& [name, first, status] : {std::tuple{"allocate", 1, int{ARROWSCHUR_DEVICE_OUT_OF_MEMORY}},
-                                           {"allocate", 3, int{ARROWSCHUR_DEVICE_OUT_OF_MEMORY}},
-                                           {"route_sizes", 1, int{ARROWSCHUR_DEVICE_FAILED}},
-                                           {"copy_to_device", 1, int{ARROWSCHUR_DEVICE_FAILED}}}) {
+                                            {"allocate", 3, int{ARROWSCHUR_DEVICE_OUT_OF_MEMORY}},
+                                            {"route_sizes", 1, int{ARROWSCHUR_DEVICE_FAILED}},
+                                            {"copy_to_device", 1, int{ARROWSCHUR_DEVICE_FAILED}}}) {
     const Telemetry before = process_telemetry();
     {
       const fake::Failing script(name, first, 1, status);
@@ -235,8 +236,7 @@ TEST(AFailureBeforeTheFirstMinibatch) {
     }
     CHECK_EQUAL(process_telemetry().cpu_fallbacks - before.cpu_fallbacks, std::int64_t{1});
     const fake::Failing script(name, first, 1, status);
-    const std::string words =
-        words_of([&] { (void)encode(large_model(), large_rows(), on(Device::required, 4)); });
+    const std::string words = words_of([&] { (void)encode(large_model(), large_rows(), on(Device::required, 4)); });
     const bool memory = status == ARROWSCHUR_DEVICE_OUT_OF_MEMORY;
     const std::string expected = "sparse_dictionary: device 'required' but no usable CUDA device: device memory: ";
     CHECK(memory ? words.find(expected) == 0 : words.find("scripted failure") != std::string::npos);
@@ -248,11 +248,13 @@ TEST(AFaultAfterThatIsAnError) {
   const fake::Leaks leaks;
   const SlowCpu slow;
   for (const Device device : {Device::automatic, Device::required}) {
-    for (const auto& [name, first] : {std::pair{"route", 1}, {"route", 2}, {"copy_to_host", 1}, {"stream_synchronize", 5}}) {
+    for (const auto& [name, first] :
+         {std::pair{"route", 1}, {"route", 2}, {"copy_to_host", 1}, {"stream_synchronize", 5}}) {
       const fake::Failing script(name, first, 1, ARROWSCHUR_DEVICE_FAILED);
       CHECK_THROWS(DeviceError, encode(large_model(), large_rows(), on(device, 4)));
     }
-    CHECK(encode(large_model(), large_rows(), on(device, 4)).report.device_minibatches > 0);  // the next is none the worse
+    CHECK(encode(large_model(), large_rows(), on(device, 4)).report.device_minibatches >
+          0);  // the next is none the worse
   }
 }
 
