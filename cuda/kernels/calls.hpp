@@ -6,6 +6,8 @@
 //     int minus_outer(lines, k, z, c, ldc)       C = -Z Z', lower triangle of the column-major C; Z row-major [lines, k]
 //     int cholesky(k, s, lds, info, workspace)   S = L L' in place, lower; *info 0 or the failing pivot from 1 on
 //     int solve_lower(k, l, lds, x, ldx)         X = L^-1 X, [k, k]
+//     int scores(atoms, rows, width, d, x, s, lds)   s[i, a] = x_i . d_a in float32, in any order, never in fewer bits;
+//                                                D [atoms, width], X [rows, width], S row-major, rows lds apart
 #pragma once
 
 #include "border.hpp"

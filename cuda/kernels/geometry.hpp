@@ -87,6 +87,32 @@ constexpr int batch_rows(int depth) { return 64 / depth; }  // row blocks at a t
 inline constexpr std::int64_t kPartGroups = 64;  // times that, for one block of a larger system
 inline constexpr int kPartNumbers = 6;  // of each thread of such a block: four sums, a logarithm, an extreme
 
+// ---- routing ---------------------------------------------------------------------------------------------------------------
+inline constexpr int kRouteThreads = 256;  // more than the most atoms of a row, ARROWSCHUR_ROUTE_MAX
+inline constexpr std::int64_t kRouteScores = std::int64_t{1} << 21;  // of a tile: 8 MiB
+inline constexpr std::int64_t kRouteRows = 4096;  // of a tile
+ARROWSCHUR_HD constexpr int route_keep(int wanted) {
+  return wanted + (wanted > 8 ? wanted : 8);
+}  // candidates of a row
+
+// Rows and atoms of a tile, and where its arrays begin in the workspace, in doubles, each on 256 bytes: scores, candidates,
+// states of the rows.
+struct RouteSpace {
+  std::int64_t rows, atoms;
+  std::int64_t lists, states, end;  // the scores at 0
+};
+constexpr RouteSpace route_space(std::int64_t atoms, std::int64_t rows, int wanted) {
+  const auto on_256_bytes = [](std::int64_t doubles) { return ceil_div(doubles, 32) * 32; };
+  RouteSpace s{};
+  s.rows = larger(1, smaller(rows, kRouteRows));
+  s.atoms = smaller(atoms, kRouteScores / s.rows / 32 * 32);
+  s.lists =
+      atoms <= route_keep(wanted) ? 0 : on_256_bytes(ceil_div(s.rows * s.atoms, 2));  // no scores: all are candidates
+  s.states = s.lists + on_256_bytes(s.rows * route_keep(wanted));
+  s.end = s.states + 2 * s.rows;
+  return s;
+}
+
 // ---- sums over a vector -------------------------------------------------------------------------------------------------
 inline constexpr int kVectorThreads = 256;
 struct Pieces {

@@ -7,6 +7,7 @@
 //       static constexpr int kResident = 4;                     // optional: blocks that a multiprocessor is to hold
 //       struct Args { ... };                                    // by value, pointers to device memory
 //       static Launch launch(const Args&);                      // pure: blocks, shared memory, phases
+//       ARROWSCHUR_HD static bool idle(std::int64_t block, const Args&);  // optional: a block with nothing to do
 //       ARROWSCHUR_HD static void run(int phase, std::int64_t block, int thread, double* shared, const Args&);
 //     };
 //
@@ -33,6 +34,13 @@ struct Launch {
 
 template <class Kernel>
 concept HasState = requires { typename Kernel::State; };
+
+// Asked once, before the first phase.
+template <class Kernel, class Args>
+ARROWSCHUR_HD inline bool idle(std::int64_t block, const Args& args) {
+  if constexpr (requires { Kernel::idle(block, args); }) return Kernel::idle(block, args);
+  return false;
+}
 
 ARROWSCHUR_HD constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 ARROWSCHUR_HD constexpr std::int64_t smaller(std::int64_t a, std::int64_t b) { return b < a ? b : a; }

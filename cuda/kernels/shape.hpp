@@ -43,6 +43,16 @@ inline const char* complaint(const ArrowschurDeviceBatch& batch) {
   return nullptr;
 }
 
+// What is wrong with a dictionary and what is asked of it; null where nothing is.
+inline const char* complaint(const ArrowschurDeviceAtoms& atoms, std::int64_t rows, int wanted) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;  // entries of a matrix
+  if (atoms.count < 1 || atoms.count >= 0xffffffff) return "a number of atoms that 32 bits do not count";
+  if (atoms.width < 1 || atoms.width > kMost / atoms.count) return "a dictionary larger than the backend's indices";
+  if (rows < 0 || rows > kMost / atoms.width) return "more rows than the backend's indices";
+  if (wanted < 1 || wanted > ARROWSCHUR_ROUTE_MAX || wanted > atoms.count) return "a number of atoms that no row has";
+  return nullptr;
+}
+
 // The same for the dual route of a system.
 inline const char* dual_complaint(const ArrowschurDeviceSystem& s) {
   if (const char* words = complaint(s)) return words;

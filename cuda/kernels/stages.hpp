@@ -13,6 +13,7 @@
 #include "line_products.hpp"
 #include "log_det.hpp"
 #include "reduce_rhs.hpp"
+#include "route_stages.hpp"
 #include "schur_stages.hpp"
 #include "suggest_bump.hpp"
 #include "tridiagonal_factor.hpp"

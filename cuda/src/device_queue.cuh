@@ -24,6 +24,7 @@ template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, resident_blocks<Kernel>())
     phases(const __grid_constant__ typename Kernel::Args args, const int count) {
   extern __shared__ __align__(16) double shared[];
+  if (kernels::idle<Kernel>(blockIdx.x, args)) return;
   if constexpr (kernels::HasState<Kernel>) {
     typename Kernel::State state;
     for (int phase = 0; phase < count; ++phase) {
@@ -72,6 +73,10 @@ class DeviceQueue {
   }
   int solve_lower(std::int64_t k, const double* l, std::int64_t lds, double* x, std::int64_t ldx) {
     return stream_.solve_lower(k, l, lds, x, ldx);
+  }
+  int scores(std::int64_t atoms, std::int64_t rows, std::int64_t width, const float* d, const float* x, float* s,
+             std::int64_t lds) {
+    return stream_.scores(atoms, rows, width, d, x, s, lds);
   }
 
  private:

@@ -34,6 +34,7 @@ const char* set_math_libraries(const Library& cublas, const Library& cusolver) {
   require(cublas, "cublasSetWorkspace_v2", f.cublas_set_workspace);
   require(cublas, "cublasDsyrk_v2_64", f.syrk);
   require(cublas, "cublasDtrsm_v2_64", f.trsm);
+  require(cublas, "cublasSgemm_v2_64", f.sgemm);
   require(cusolver, "cusolverDnCreate", f.cusolver_create);
   require(cusolver, "cusolverDnDestroy", f.cusolver_destroy);
   require(cusolver, "cusolverDnSetStream", f.cusolver_set_stream);

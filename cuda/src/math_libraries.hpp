@@ -24,6 +24,9 @@ struct MathLibraries {
               const double* a, std::int64_t lda, const double* beta, double* c, std::int64_t ldc) = nullptr;
   int (*trsm)(void* handle, int side, int fill, int transpose, int diagonal, std::int64_t m, std::int64_t n,
               const double* alpha, const double* a, std::int64_t lda, double* b, std::int64_t ldb) = nullptr;
+  int (*sgemm)(void* handle, int transpose_a, int transpose_b, std::int64_t m, std::int64_t n, std::int64_t k,
+               const float* alpha, const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
+               const float* beta, float* c, std::int64_t ldc) = nullptr;
 
   int (*cusolver_create)(void** handle) = nullptr;
   int (*cusolver_destroy)(void* handle) = nullptr;

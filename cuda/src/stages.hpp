@@ -38,6 +38,10 @@ int batch_sizes(const ArrowschurDeviceBatch*, std::size_t* workspace) noexcept;
 int batch_solve(const ArrowschurDeviceBatch*, double ridge_t, double ridge_beta, double* x, ArrowschurBuildRecord*,
                 void* workspace, void* stream) noexcept;
 
+int route_sizes(const ArrowschurDeviceAtoms*, std::int64_t rows, std::int32_t wanted, std::size_t* workspace) noexcept;
+int route(const ArrowschurDeviceAtoms*, std::int64_t rows, const float* x, std::int32_t wanted, std::uint32_t* index,
+          double* score, std::int64_t* rescanned, void* workspace, void* stream) noexcept;
+
 int apply_h(const System*, const double* z, double* q, void* workspace, void* stream) noexcept;
 int norm_h(const System*, double ridge_t, double ridge_beta, double* norm, void* workspace, void* stream) noexcept;
 int norm_inf(std::int64_t size, const double* x, double* norm, void* workspace, void* stream) noexcept;

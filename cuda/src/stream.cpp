@@ -193,6 +193,16 @@ int Stream::solve_lower(std::int64_t k, const double* l, std::int64_t lds, doubl
                        "cublasDtrsm");
 }
 
+// D and X are row-major: to the library width x atoms and width x rows, and S = D'X in columns of one row each.
+int Stream::scores(std::int64_t atoms, std::int64_t rows, std::int64_t width, const float* d, const float* x, float* s,
+                   std::int64_t lds) noexcept {
+  const float one = 1.0f, zero = 0.0f;
+  ++counters_.kernel_launches;
+  return check_library(math()->sgemm(cublas_, MathLibraries::kTranspose, MathLibraries::kNoTranspose, atoms, rows,
+                                     width, &one, d, width, x, width, &zero, s, lds),
+                       "cublasSgemm");
+}
+
 Stream* stream_of(void* handle, int* status) noexcept {
   if (handle == nullptr) {
     *status = fail(ARROWSCHUR_DEVICE_INVALID, "stream is null");

@@ -43,6 +43,8 @@ class Stream {
   int minus_outer(std::int64_t lines, std::int64_t k, const double* z, double* c, std::int64_t ldc) noexcept;
   int cholesky(std::int64_t k, double* s, std::int64_t lds, int* info, void* workspace) noexcept;
   int solve_lower(std::int64_t k, const double* l, std::int64_t lds, double* x, std::int64_t ldx) noexcept;
+  int scores(std::int64_t atoms, std::int64_t rows, std::int64_t width, const float* d, const float* x, float* s,
+             std::int64_t lds) noexcept;
 
  private:
   Stream() = default;

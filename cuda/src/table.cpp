@@ -53,6 +53,8 @@ extern "C" const ArrowschurDeviceTable* arrowschur_device_table(const Arrowschur
       .pcg_iterate = cuda::pcg_iterate,
       .batch_sizes = cuda::batch_sizes,
       .batch_solve = cuda::batch_solve,
+      .route_sizes = cuda::route_sizes,
+      .route = cuda::route,
       .apply_h = cuda::apply_h,
       .norm_h = cuda::norm_h,
       .norm_inf = cuda::norm_inf,

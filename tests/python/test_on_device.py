@@ -551,3 +551,37 @@ def test_td_26_equal_bits_while_others_work(device: Place, route: str, random: n
         stop.set()
         for thread in threads:
             thread.join()
+
+
+# ---- dictionaries ---------------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:sparse_dictionary. no convergence")
+@pytest.mark.parametrize(("router", "k", "s"), [("topk", 64, 3), ("refine", 64, 3), ("topk", 1000, 32)])
+def test_dictionaries_have_the_bits_of_the_cpu(
+    device: Place, random: np.random.Generator, router: str, k: int, s: int
+) -> None:
+    """A whole fit: decoder, supports, codes and the path of explained variance; and what comes back over the link."""
+    x = random.normal(size=(1500, 48)).astype(np.float32)
+    x[7], x[8:12] = 0.0, x[20]  # a row of zeros, equal rows
+    options = {"n_components": k, "n_nonzero_coefs": s, "router": router, "max_iter": 3, "tol": 0.0, "patience": 0}
+    here, there = (asn.SparseDictionary(**options, device=where).fit(x).result_ for where in ("off", "required"))
+    for name in ("decoder", "indices", "codes", "ev_path"):
+        assert getattr(there, name).tobytes() == getattr(here, name).tobytes(), name
+    route = there.route
+    assert route.device_minibatches == route.minibatches > 0 == route.cpu_minibatches
+    wanted = min(k, 4 * s) if router == "refine" else s
+    assert route.device_to_host_bytes == 4 * 12 * len(x) * wanted + 16  # four passes; one count of each lane
+    assert here.route.device_minibatches == here.route.device_to_host_bytes == 0
+
+
+@pytest.mark.large
+@pytest.mark.filterwarnings("ignore:sparse_dictionary. no convergence")
+def test_dictionaries_of_many_atoms_have_the_bits_of_the_cpu(device: Place, random: np.random.Generator) -> None:
+    """32 tiles and more; half of the atoms come 64 times, so that some rows are scanned whole."""
+    atoms = random.normal(size=(16384, 256)).astype(np.float32)
+    atoms[8192:] = np.repeat(atoms[:128], 64, axis=0)
+    atoms /= np.linalg.norm(atoms.astype(np.float64), axis=1, keepdims=True).astype(np.float32)
+    x = random.normal(size=(5000, 256)).astype(np.float32)
+    model = asn.SparseDictionary(n_components=16384, n_nonzero_coefs=16, max_iter=1, init="given", dict_init=atoms)
+    here, there = (model.set_params(device=where, decoder_ridge=1.0).fit(x).result_ for where in ("off", "required"))
+    for name in ("decoder", "indices", "codes", "ev_path"):
+        assert getattr(there, name).tobytes() == getattr(here, name).tobytes(), name

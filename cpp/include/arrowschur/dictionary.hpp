@@ -10,8 +10,12 @@
 // threads, the size of a minibatch or of a score tile, nor on how a stream is cut into shards. Supports and codes, given
 // a decoder, do not depend on the instruction set either.
 //
-// Errors: InvalidArgument with a text that begins "sparse_dictionary: ", ArrowError for results that are not finite,
-// DeviceUnavailableError for device = required.
+// Device. Atoms are searched for on a CUDA device under device = required, and under automatic where a minibatch has 2^20
+// scores or more and the call is large enough; everything else is done on the CPU. Results have the same bits. A failure
+// before the first minibatch sends automatic to the CPU, a later one is a DeviceError.
+//
+// Errors: InvalidArgument with a text that begins "sparse_dictionary: ", ArrowError for results that are not finite; for
+// device = required DeviceUnavailableError, and UnsupportedConfiguration for the router omp or more than 128 atoms of a row.
 #pragma once
 
 #include <cstdint>
@@ -113,7 +117,7 @@ struct EpochRecord {
   RefreshReport refresh;  // that led to the decoder of this pass
   StepSeconds seconds;
 };
-// Counters of routing since the call began.
+// Counters of routing since the call began. On a device candidates are scored there and not counted.
 struct RouteReport {
   Index minibatches = 0, device_minibatches = 0, cpu_minibatches = 0;
   double score_flops = 0;

@@ -191,6 +191,13 @@ typedef struct ArrowschurDeviceBatch {
   const double* g;
 } ArrowschurDeviceBatch;
 
+// A dictionary whose atoms are to be chosen from (cpp/src/dictionary/router.hpp), in float32.
+typedef struct ArrowschurDeviceAtoms {
+  int64_t count, width;  // K, P
+  const float* atoms;  // [K, P]; each of norm 1 within 2^-20, or zeros: never chosen
+} ArrowschurDeviceAtoms;
+#define ARROWSCHUR_ROUTE_MAX 128  // most atoms that are looked for in a row
+
 typedef struct ArrowschurDeviceSizes {  // bytes
   size_t workspace;  // that any stage on a system and factor of this shape takes
   size_t inverse;  // of border_inverses
@@ -313,6 +320,17 @@ typedef struct ArrowschurDeviceTable {
   int (*batch_sizes)(const ArrowschurDeviceBatch* batch, size_t* workspace);
   int (*batch_solve)(const ArrowschurDeviceBatch* batch, double ridge_t, double ridge_beta, double* x,
                      ArrowschurBuildRecord* records, void* workspace, void* stream);
+
+  // For each of the rows x [rows, P], finite: the `wanted` atoms of largest |s64(x, d)|, in descending order, ties by
+  // ascending index, to index and score [rows, wanted], which need the alignment of their types only; unused places have
+  // score 0 and index 0xffffffff, an atom of score 0 is never chosen. Scores are those of s64 of the dictionary's kernels
+  // (kernels.hpp there), to the bit: what float32 products are used for is to discard atoms, under the bound of
+  // score_error.hpp. A row with more candidates than wanted + max(8, wanted) is scanned whole, and added to *rescanned
+  // (device). wanted <= ARROWSCHUR_ROUTE_MAX and <= K. route_sizes also refuses a process whose environment makes the
+  // library's float32 products something else.
+  int (*route_sizes)(const ArrowschurDeviceAtoms* atoms, int64_t rows, int32_t wanted, size_t* workspace);
+  int (*route)(const ArrowschurDeviceAtoms* atoms, int64_t rows, const float* x, int32_t wanted, uint32_t* index,
+               double* score, int64_t* rescanned, void* workspace, void* stream);
 
   // q = H z without ridges, [T + k] each, not the same (Q1).
   int (*apply_h)(const ArrowschurDeviceSystem* system, const double* z, double* q, void* workspace, void* stream);

@@ -44,13 +44,6 @@ void check_init(const Options& o, const std::vector<double>* given, Index width)
   }
 }
 
-void require_no_device(Device device) {
-  if (device == Device::required) {
-    const std::string reason = "dictionaries are routed on the CPU in this version";
-    throw DeviceUnavailableError(kPrefix + "device 'required' but no usable CUDA device: " + reason, reason);
-  }
-}
-
 Index effective_slots(const Options& o) { return std::min(o.n_nonzero_coefs, o.n_components); }
 
 double packed_ridge(const Options& o, int exponent) {

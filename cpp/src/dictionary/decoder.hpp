@@ -10,7 +10,6 @@ namespace arrowschur::dictionary {
 
 void check(const Options& options);           // throws the first complaint
 void check_init(const Options& options, const std::vector<double>* given, Index width);
-void require_no_device(Device device);        // "required" has nothing to run on
 Index effective_slots(const Options& options);  // min(s, K)
 double packed_ridge(const Options& options, int exponent);  // decoder_ridge in the units of rows packed with 2^-e
 RouteSettings route_settings(const Options& options);

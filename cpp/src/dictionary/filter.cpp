@@ -18,13 +18,6 @@ float below(double value) {
 
 }  // namespace
 
-double score_error(double norm, Index width) noexcept {
-  const double pu = static_cast<double>(width) * 0x1p-24;
-  // From 2^23 columns on the bound says nothing: every atom is a candidate, and rows are scanned whole.
-  const double gamma = pu < 0.5 ? pu / (1.0 - pu) : std::numeric_limits<double>::infinity();
-  return norm == 0.0 ? 0.0 : gamma * norm * (1.0 + 0x1p-20) + static_cast<double>(width) * 0x1p-126;
-}
-
 CandidateLists::CandidateLists(Index max_rows, Index s, Index tile)
     : s_(s),
       spare_(std::max<Index>(8, s)),

@@ -10,12 +10,10 @@
 
 #include "arrowschur/types.hpp"
 #include "dictionary/kernels.hpp"
+#include "dictionary/score_error.hpp"
 #include "linalg/buffer.hpp"
 
 namespace arrowschur::dictionary {
-
-// Error bound of a float score of a row of norm |x|: eps of the derivation above, with the absolute part of underflow.
-double score_error(double norm, Index width) noexcept;
 
 // The candidates of a block of rows, at most keep() of each; more than that sets `crowded`, and the row must be scanned
 // whole. Memory: rows (16 keep + 32) bytes and one score tile.

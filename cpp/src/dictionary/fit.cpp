@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "dictionary/decoder.hpp"
+#include "dictionary/device_router.hpp"
 #include "dictionary/errors.hpp"
 #include "dictionary/profile.hpp"
 #include "linalg/pool.hpp"
@@ -31,10 +32,11 @@ struct Snapshot {
 
 class Trainer {
  public:
-  Trainer(const Rows& rows, const Options& options, const Progress& progress)
+  Trainer(const Rows& rows, const Options& options, const Progress& progress, DeviceRouter& device)
       : rows_(rows),
         o_(options),
         progress_(progress),
+        device_(device),
         k_(options.n_components),
         p_(rows.width),
         s_(effective_slots(options)),
@@ -73,9 +75,14 @@ class Trainer {
   }
 
  private:
+  RowRouter router_of_now() {
+    device_.forget_decoder();  // now_.d is another one in every pass
+    return {now_.d.data(), k_, p_, route_settings(o_), device_.with(now_.d.data())};
+  }
+
   // Route, code and accumulate all rows with now_.d.
   void pass(StepSeconds& seconds) {
-    const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
+    const RowRouter router = router_of_now();
     const int into = o_.keep == Keep::last || best_codes_ != 0 ? 0 : 1;  // not where the best ones are
     statistics_.clear();
     reservoir_.clear();
@@ -174,7 +181,7 @@ class Trainer {
         std::swap(now_.d, next);
         now_.epoch = e;
         accumulate(begin, end, -1.0);
-        const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
+        const RowRouter router = router_of_now();
         PassSums sums;
         run_pass(pack_, begin, end, begin, router, s_,
                  {codes.indices.data() + begin * s_, codes.codes.data() + begin * s_, energies_.data() + begin,
@@ -284,6 +291,7 @@ class Trainer {
     route_.rescored = counters_.rescored;
     route_.rescanned_rows = counters_.rescanned;
     route_.peak_score_bytes = counters_.score_bytes;
+    device_.add_to(route_);
     fit.route = route_;
     fit.seed_seconds = seed_seconds_;
     fit.ridge = o_.code_ridge;
@@ -293,6 +301,7 @@ class Trainer {
   const Rows& rows_;
   const Options& o_;
   const Progress& progress_;
+  DeviceRouter& device_;
   Index k_, p_, s_;
   Moments moments_;
   Packer pack_;
@@ -343,7 +352,7 @@ double effective_parameters(const Fit& fit, double rho) {
 }
 
 Fit fit_by_evidence(const Rows& rows, const Options& options, const std::vector<double>* dict_init,
-                    const Progress& progress) {
+                    const Progress& progress, DeviceRouter& device) {
   constexpr Index kSteps = 64;
   Options o = options;
   o.keep_codes = true;
@@ -353,7 +362,7 @@ Fit fit_by_evidence(const Rows& rows, const Options& options, const std::vector<
   Fit result;
   for (Index step = 1;; ++step) {
     o.code_ridge = o.decoder_ridge = rho;
-    result = Trainer(rows, o, progress).run(start);
+    result = Trainer(rows, o, progress, device).run(start);
     result.ridge_steps = step;
     if (result.stop_reason == StopReason::callback || result.stop_reason == StopReason::interrupted) break;
     double square = 0.0;
@@ -381,11 +390,13 @@ Fit fit_by_evidence(const Rows& rows, const Options& options, const std::vector<
 Fit fit(const Rows& rows, const Options& options, const std::vector<double>* dict_init, const Progress& progress) {
   check(options);
   check_init(options, dict_init, rows.width);
-  require_no_device(options.device);
+  DeviceRouter device(options.device, options.n_components, rows.width, options.batch_size, route_settings(options));
   const linalg::ThreadScope threads(options.num_threads);
   check_shape(rows);
-  if (options.ridge == Ridge::evidence) return fit_by_evidence(rows, options, dict_init, progress);
-  return Trainer(rows, options, progress).run(dict_init);
+  const bool several = options.ridge == Ridge::evidence;
+  device.consider(rows.count, (options.max_iter + 1) * (several ? 2 : 1));  // of evidence two fits at least
+  if (several) return fit_by_evidence(rows, options, dict_init, progress, device);
+  return Trainer(rows, options, progress, device).run(dict_init);
 }
 
 }  // namespace arrowschur::dictionary

@@ -222,7 +222,7 @@ ARROWSCHUR_INLINE float nth_of_lanes(const float* s, Index n, Index want) {
     }
   }
   for (int v = 0; v < kVectors && i < n; ++v, i += 16) {
-    const __mmask16 part = n - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (n - i)) - 1u);
+    const auto part = static_cast<__mmask16>(n - i >= 16 ? 0xFFFFu : (1u << (n - i)) - 1u);
     top[v] = _mm512_max_ps(top[v], _mm512_abs_ps(_mm512_maskz_loadu_ps(part, s + i)));
   }
   float last = 0.0f;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "dictionary/decoder.hpp"
+#include "dictionary/device_router.hpp"
 #include "dictionary/errors.hpp"
 #include "linalg/pool.hpp"
 
@@ -22,7 +23,6 @@ void check(const EncodeOptions& o) {
   all.score_tile = o.score_tile;
   all.num_threads = o.num_threads;
   check(all);
-  require_no_device(o.device);
 }
 
 void check_width(const Rows& rows, Index p) {
@@ -93,11 +93,13 @@ RouteReport Model::encode(const Rows& rows, const EncodeOptions& o, std::uint32_
   check(o);
   check_shape(rows);
   check_width(rows, p_);
+  const RouteSettings settings = settings_of(o, k_);
+  DeviceRouter device(o.device, k_, p_, o.batch_size, settings);
   const linalg::ThreadScope threads(o.num_threads);
   check_finite(rows, o.batch_size);
   Packer pack(rows, exponent_, mean_or_null(mean_), o.batch_size);
-  const RouteSettings settings = settings_of(o, k_);
-  const RowRouter router(decoder_.data(), k_, p_, settings);
+  device.consider(rows.count, 1);
+  const RowRouter router(decoder_.data(), k_, p_, settings, device.with(decoder_.data()));
   RouteCounters counters;
   RouteReport report;
   PassSums sums;
@@ -108,6 +110,7 @@ RouteReport Model::encode(const Rows& rows, const EncodeOptions& o, std::uint32_
     for (Index e = 0; e < rows.count * settings.s; ++e) codes[e] = std::ldexp(codes[e], exponent_);
   }
   copy_counters(counters, report);
+  device.add_to(report);
   return report;
 }
 
@@ -137,11 +140,13 @@ double Model::score(const Rows& rows, const EncodeOptions& o) const {
   check(o);
   check_shape(rows);
   check_width(rows, p_);
+  const RouteSettings settings = settings_of(o, k_);
+  DeviceRouter device(o.device, k_, p_, o.batch_size, settings);
   const linalg::ThreadScope threads(o.num_threads);
   const Moments moments = examine(rows, o.batch_size, exponent_);
   Packer pack(rows, exponent_, mean_or_null(mean_), o.batch_size);
-  const RouteSettings settings = settings_of(o, k_);
-  const RowRouter router(decoder_.data(), k_, p_, settings);
+  device.consider(rows.count, 1);
+  const RowRouter router(decoder_.data(), k_, p_, settings, device.with(decoder_.data()));
   RouteCounters counters;
   RouteReport report;
   PassSums sums;
@@ -154,12 +159,14 @@ Metrics Model::metrics(const Rows& rows, const EncodeOptions& o) const {
   check(o);
   check_shape(rows);
   check_width(rows, p_);
+  const RouteSettings settings = settings_of(o, k_);
+  DeviceRouter device(o.device, k_, p_, o.batch_size, settings);
   const linalg::ThreadScope threads(o.num_threads);
   const Moments moments = examine(rows, o.batch_size, exponent_);
   Packer pack(rows, exponent_, mean_or_null(mean_), o.batch_size), plain(rows, exponent_, nullptr, o.batch_size);
-  const RouteSettings settings = settings_of(o, k_);
   const Index s = settings.s, step = std::min(rows.count, pack.step(8192));
-  const RowRouter router(decoder_.data(), k_, p_, settings);
+  device.consider(rows.count, 1);
+  const RowRouter router(decoder_.data(), k_, p_, settings, device.with(decoder_.data()));
   std::vector<double> mean;
   for (const float v : mean_) mean.push_back(std::ldexp(static_cast<double>(v), -exponent_));
   RouteCounters counters;

@@ -52,7 +52,7 @@ void run_pass(Packer& pack, Index begin, Index end, Index first_row, const RowRo
     }
     seconds.accumulate += std::chrono::duration<double>(Clock::now() - t1).count();
     ++report.minibatches;
-    ++report.cpu_minibatches;
+    ++(router.on_device() ? report.device_minibatches : report.cpu_minibatches);
     linalg::poll_interrupt();
   }
   // Wall-clock time of the fused step, divided as the threads spent theirs.

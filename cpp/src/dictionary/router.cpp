@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "dictionary/device_router.hpp"
 #include "linalg/blas.hpp"
 #include "linalg/pool.hpp"
 
@@ -54,8 +55,8 @@ struct RowRouter::Work {
   std::vector<char> taken;
 };
 
-RowRouter::RowRouter(const float* d, Index k, Index p, const RouteSettings& settings)
-    : d_(d), k_(k), p_(p), settings_(settings), square_(size(k)), live_(size(k)) {
+RowRouter::RowRouter(const float* d, Index k, Index p, const RouteSettings& settings, DeviceRouter* device)
+    : d_(d), k_(k), p_(p), settings_(settings), square_(size(k)), live_(size(k)), device_(device) {
   const Kernels& kernel = kernels();
   constexpr Index kAtoms = 256;
   linalg::parallel_for_if(k * p >= linalg::kParallelWork, (k + kAtoms - 1) / kAtoms, [&](Index task) {
@@ -76,6 +77,15 @@ RowRouter::RowRouter(const float* d, Index k, Index p, const RouteSettings& sett
 
 void RowRouter::route(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const {
   const Index s = settings_.s;
+  if (device_ != nullptr) {
+    device_->route(x, counters, [&](const FoundAtoms& found) {
+      const auto at = [&](auto* p, Index width) { return p == nullptr ? p : p + found.first * width; };
+      code_found({x[found.first], x.stride, found.count}, found,
+                 {at(out.indices, s), at(out.codes, s), at(out.energies, 1), at(out.square_norms, 1)});
+    });
+    counters.flops = counters.flops + 2.0 * static_cast<double>(x.count) * static_cast<double>(k_ * p_);
+    return;
+  }
   Index most = kBlockRows;
   if (settings_.router == Router::omp) {  // factors, or the scores of all atoms, of a block of rows
     const Index fit = gram_.size() > 0 ? (Index{1} << 17) / k_ : (Index{1} << 19) / (s * s);
@@ -155,11 +165,63 @@ void RowRouter::finish_row(double square_norm, const RowCode& code, const std::u
   if (out.square_norms != nullptr) out.square_norms[row] = square_norm;
 }
 
+void RowRouter::code_row(const float* x, double square, Work& work, RowCode& code, const RouteOutput& out,
+                         Index row) const {
+  const Kernels& kernel = kernels();
+  const bool refine = settings_.router == Router::refine;
+  const Index s = settings_.s, want = wanted_atoms(settings_, k_), wide_row = padded(p_);
+  Index n = 0;
+  code.clear();
+  const Index found = static_cast<Index>(work.best.size());
+  for (Index j = 0; j < found; ++j) {
+    kernel.widen(d_ + static_cast<Index>(work.best[size(j)].atom) * p_, p_, work.selected.data() + j * wide_row);
+  }
+  if (refine && found > 0) {
+    work.taken.assign(size(found), 0);
+    while (n < s) {
+      double top = 0.0;
+      Index pick = -1;
+      for (Index q = 0; q < found; ++q) {
+        if (work.taken[size(q)] != 0) continue;
+        double r = work.best[size(q)].score;
+        for (Index j = 0; j < n; ++j) r -= code.codes()[j] * work.gram[size(j * want + q)];
+        r = std::abs(r);
+        if (r > top || (r == top && pick >= 0 && work.best[size(q)].atom < work.best[size(pick)].atom)) {
+          top = r;
+          pick = q;
+        }
+      }
+      if (pick < 0 || top <= kNothingLeft * std::sqrt(square)) break;
+      const Scored& chosen = work.best[size(pick)];
+      kernel.dots_wide(work.selected.data() + pick * wide_row, work.selected.data(), p_, found,
+                       work.gram.data() + n * want);
+      for (Index j = 0; j < n; ++j) work.own[size(j)] = work.gram[size(j * want + pick)];
+      work.own[size(n)] = square_[chosen.atom];
+      work.taken[size(pick)] = 1;
+      work.atoms[size(n)] = chosen.atom;
+      work.rows[size(n)] = d_ + static_cast<Index>(chosen.atom) * p_;
+      ++n;
+      code.append(chosen.score, work.own.data());
+      code.solve(x, work.rows.data(), p_);
+    }
+  } else {
+    for (; n < found; ++n) {
+      const Scored& chosen = work.best[size(n)];
+      kernel.dots_wide(work.selected.data() + n * wide_row, work.selected.data(), p_, n, work.own.data());
+      work.own[size(n)] = square_[chosen.atom];
+      work.atoms[size(n)] = chosen.atom;
+      work.rows[size(n)] = d_ + static_cast<Index>(chosen.atom) * p_;
+      code.append(chosen.score, work.own.data());
+    }
+    code.solve(x, work.rows.data(), p_);
+  }
+  finish_row(square, code, work.atoms.data(), out, row);
+}
+
 void RowRouter::correlation(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const {
   const Kernels& kernel = kernels();
   const Index s = settings_.s;
-  const bool refine = settings_.router == Router::refine;
-  const Index want = refine ? std::min(k_, settings_.refine_factor * s) : s;
+  const Index want = wanted_atoms(settings_, k_);
   std::vector<double> squares(size(x.count)), eps(size(x.count));
   CandidateLists lists(x.count, want, std::min(settings_.score_tile, k_));
   {
@@ -178,60 +240,30 @@ void RowRouter::correlation(const RowBlock& x, const RouteOutput& out, RouteCoun
   const StepTimer timer(counters.code_nanoseconds);
   Work work(p_, s, want, lists.keep());
   RowCode code(s, settings_.code_ridge);
-  const Index wide_row = padded(p_);
   for (Index i = 0; i < x.count; ++i) {
-    code.clear();
-    Index n = 0;
+    work.best.clear();
     if (squares[size(i)] > 0.0) {
       kernel.widen(x[i], p_, work.wide.data());
       best(lists, i, work.wide.data(), want, work, counters);
-      const Index found = static_cast<Index>(work.best.size());
-      for (Index j = 0; j < found; ++j) {
-        kernel.widen(d_ + static_cast<Index>(work.best[size(j)].atom) * p_, p_, work.selected.data() + j * wide_row);
-      }
-      if (refine && found > 0) {
-        n = 0;
-        work.taken.assign(size(found), 0);
-        while (n < s) {
-          double top = 0.0;
-          Index pick = -1;
-          for (Index q = 0; q < found; ++q) {
-            if (work.taken[size(q)] != 0) continue;
-            double r = work.best[size(q)].score;
-            for (Index j = 0; j < n; ++j) r -= code.codes()[j] * work.gram[size(j * want + q)];
-            r = std::abs(r);
-            if (r > top || (r == top && pick >= 0 && work.best[size(q)].atom < work.best[size(pick)].atom)) {
-              top = r;
-              pick = q;
-            }
-          }
-          if (pick < 0 || top <= kNothingLeft * std::sqrt(squares[size(i)])) break;
-          const Scored& chosen = work.best[size(pick)];
-          kernel.dots_wide(work.selected.data() + pick * wide_row, work.selected.data(), p_, found,
-                           work.gram.data() + n * want);
-          for (Index j = 0; j < n; ++j) work.own[size(j)] = work.gram[size(j * want + pick)];
-          work.own[size(n)] = square_[chosen.atom];
-          work.taken[size(pick)] = 1;
-          work.atoms[size(n)] = chosen.atom;
-          work.rows[size(n)] = d_ + static_cast<Index>(chosen.atom) * p_;
-          ++n;
-          code.append(chosen.score, work.own.data());
-          code.solve(x[i], work.rows.data(), p_);
-        }
-      } else {
-        for (; n < found; ++n) {
-          const Scored& chosen = work.best[size(n)];
-          kernel.dots_wide(work.selected.data() + n * wide_row, work.selected.data(), p_, n, work.own.data());
-          work.own[size(n)] = square_[chosen.atom];
-          work.atoms[size(n)] = chosen.atom;
-          work.rows[size(n)] = d_ + static_cast<Index>(chosen.atom) * p_;
-          code.append(chosen.score, work.own.data());
-        }
-        code.solve(x[i], work.rows.data(), p_);
-      }
     }
-    finish_row(squares[size(i)], code, work.atoms.data(), out, i);
+    code_row(x[i], squares[size(i)], work, code, out, i);
   }
+}
+
+void RowRouter::code_found(const RowBlock& x, const FoundAtoms& found, const RouteOutput& out) const {
+  const Index want = wanted_atoms(settings_, k_);
+  constexpr Index kRows = 32;
+  linalg::parallel_for((x.count + kRows - 1) / kRows, [&](Index task) {
+    Work work(p_, settings_.s, want, 0);
+    RowCode code(settings_.s, settings_.code_ridge);
+    for (Index i = task * kRows; i < std::min(x.count, (task + 1) * kRows); ++i) {
+      work.best.clear();
+      for (Index j = i * want; j < (i + 1) * want && found.score[j] != 0.0; ++j) {
+        work.best.push_back({found.score[j], found.index[j]});
+      }
+      code_row(x[i], kernels().s64(x[i], x[i], p_), work, code, out, i);
+    }
+  });
 }
 
 // Orthogonal matching pursuit, all rows of the block one step at a time. A float product of the residuals with all atoms

@@ -5,6 +5,7 @@
 // atom of zeros (dormant), is never selected.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <vector>
 
@@ -15,6 +16,9 @@
 
 namespace arrowschur::dictionary {
 
+class DeviceRouter;
+struct FoundAtoms;
+
 struct RouteSettings {
   Index s = 1;  // at most K
   Router router = Router::topk;
@@ -22,6 +26,11 @@ struct RouteSettings {
   double code_ridge = 0.0;
   Index score_tile = 4096;
 };
+
+// How many atoms the routers topk and refine look for: s, or the shortlist.
+inline Index wanted_atoms(const RouteSettings& settings, Index k) noexcept {
+  return settings.router == Router::refine ? std::min(k, settings.refine_factor * settings.s) : settings.s;
+}
 
 struct RouteCounters {
   std::atomic<Index> rescored{0}, rescanned{0}, score_bytes{0}, route_nanoseconds{0}, code_nanoseconds{0};
@@ -40,8 +49,9 @@ class RowRouter {
  public:
   static constexpr Index kBlockRows = 512;
 
-  // d [k, p] is borrowed.
-  RowRouter(const float* d, Index k, Index p, const RouteSettings& settings);
+  // d [k, p] is borrowed. `device`, which holds the same d, looks for the atoms; null: the CPU does.
+  RowRouter(const float* d, Index k, Index p, const RouteSettings& settings, DeviceRouter* device = nullptr);
+  bool on_device() const noexcept { return device_ != nullptr; }
   // All rows of the block, in parallel; blocks of kBlockRows rows are the tasks.
   void route(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const;
 
@@ -58,6 +68,10 @@ class RowRouter {
   // The `want` best atoms of a row by the order above, from its candidates or, when crowded, from all.
   void best(const CandidateLists& lists, Index row, const double* wide, Index want, Work& work,
             RouteCounters& counters) const;
+  // Codes of a row on work.best.
+  void code_row(const float* x, double square, Work& work, RowCode& code, const RouteOutput& out, Index row) const;
+  // Codes of rows whose atoms a device has found.
+  void code_found(const RowBlock& x, const FoundAtoms& found, const RouteOutput& out) const;
   void finish_row(double square_norm, const RowCode& code, const std::uint32_t* atoms, const RouteOutput& out,
                   Index row) const;
 
@@ -66,6 +80,7 @@ class RowRouter {
   RouteSettings settings_;
   std::vector<double> square_;  // [k] s64(d, d)
   std::vector<char> live_;
+  DeviceRouter* device_;
   linalg::Buffer<float> gram_;  // [k, k] for omp, where it pays
 };
 

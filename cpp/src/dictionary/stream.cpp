@@ -4,6 +4,7 @@
 
 #include "dictionary/archive.hpp"
 #include "dictionary/decoder.hpp"
+#include "dictionary/device_router.hpp"
 #include "linalg/pool.hpp"
 
 namespace arrowschur::dictionary {
@@ -22,7 +23,6 @@ void check_stream(const Options& o) {
   if (o.ridge == Ridge::evidence)
     throw UnsupportedConfiguration("ridge='evidence' in a stream", "", "use a one-shot fit");
   if (o.profile_step) throw UnsupportedConfiguration("profile_step in a stream", "", "use a one-shot fit");
-  require_no_device(o.device);
 }
 
 }  // namespace
@@ -36,7 +36,8 @@ struct Stream::State {
         statistics(k, p, options.refresh_memory_bytes),
         reservoir(std::min(k, options.revive_pool), p, s, true),
         moments(width),
-        idle(size(k)) {}
+        idle(size(k)),
+        device(options.device, k, p, options.batch_size, route_settings(options)) {}
 
   Options o;
   Index k, p, s;
@@ -61,6 +62,7 @@ struct Stream::State {
   StopReason stop = StopReason::max_iter;
   RouteReport route;
   RouteCounters counters;
+  DeviceRouter device;
 
   double scale() const { return std::ldexp(1.0, exponent); }
 
@@ -68,11 +70,13 @@ struct Stream::State {
     check_finite(shard, o.batch_size);
     Packer pack(shard, exponent, o.center ? &mean : nullptr, o.batch_size);
     pack.limit_range();
-    const RowRouter router(d.data(), k, p, route_settings(o));
+    device.consider(shard.count, 1);
+    const RowRouter router(d.data(), k, p, route_settings(o), device.with(d.data()));
     const double before = sums.rss;
     const Index rows_before = sums.rows;
     run_pass(pack, 0, shard.count, sums.rows, router, s, {nullptr, nullptr, nullptr, &statistics, &reservoir, &moments},
              sums, counters, route, seconds);
+    device.add_to(route);
     report.rss = (sums.rss - before) * scale() * scale();
     report.rows = sums.rows - rows_before;
   }
@@ -141,6 +145,7 @@ struct Stream::State {
       }
     }
     std::swap(d, next);
+    device.forget_decoder();
     revived = std::move(step.revived);
     record.refresh = std::move(step.refresh);
     record.revived = static_cast<Index>(revived.size());

@@ -9,6 +9,7 @@
 #include "backend/batch_driver.hpp"
 #include "backend/device_loader.hpp"
 #include "backend/dual_driver.hpp"
+#include "backend/route_driver.hpp"
 #include "backend/rows_driver.hpp"
 #include "backend/schur_driver.hpp"
 #include "check.hpp"
@@ -95,6 +96,12 @@ TEST(BatchesAgreeWithTheDenseMatrix) {
   on_device([](const ArrowschurDeviceTable& table) { check_batch(table, std::random_device{}()); });
 }
 TEST(LargeSystemsOfABatchAreSharedByBlocks) { on_device(check_large_batch); }
+TEST(RoutesHaveTheBitsOfPlainLoops) {
+  on_device([](const ArrowschurDeviceTable& table) { route_driver::check_random(table, std::random_device{}()); });
+}
+TEST(EqualScoresAreInTheOrderOfTheAtoms) { on_device(route_driver::check_ties); }
+TEST(AtomsAndRowsOfZerosAndTheEndsOfTheRange) { on_device(route_driver::check_edges); }
+TEST(DictionariesThatAreRefused) { on_device(route_driver::check_refusals); }
 TEST(LargeSystemsAgreeWithTheDenseMatrix) { on_device(check_large); }
 TEST(LargeDualSystemsAgreeWithTheDenseMatrix) { on_device(check_large_dual); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { on_device(check_failing_rows); }

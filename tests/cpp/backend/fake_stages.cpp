@@ -398,4 +398,38 @@ int batch_solve(const ArrowschurDeviceBatch* batch, double ridge_t, double ridge
       });
 }
 
+// ---- routing ------------------------------------------------------------------------------------------------------------
+int route_sizes(const ArrowschurDeviceAtoms* atoms, std::int64_t rows, std::int32_t wanted, std::size_t* workspace) {
+  if (const int status = scripted("route_sizes")) return status;
+  if (atoms == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no dictionary");
+  if (const char* words = kernels::complaint(*atoms, rows, wanted)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  *workspace = static_cast<std::size_t>(kernels::route_space(atoms->count, rows, wanted).end) * sizeof(double);
+  return kDone;
+}
+
+int route(const ArrowschurDeviceAtoms* atoms, std::int64_t rows, const float* x, std::int32_t wanted,
+          std::uint32_t* index, double* score, std::int64_t* rescanned, void* workspace, void* stream) {
+  if (const int status = scripted("route")) return status;
+  if (atoms == nullptr) return fail(ARROWSCHUR_DEVICE_INVALID, "no dictionary");
+  if (const char* words = kernels::complaint(*atoms, rows, wanted)) return fail(ARROWSCHUR_DEVICE_INVALID, words);
+  const std::lock_guard lock(mutex());
+  const ArrowschurDeviceAtoms given = *atoms;
+  return queue_stage(
+      "route", stream,
+      [&](auto& queue) {
+        kernels::route(queue, given, rows, x, wanted, index, score, rescanned, static_cast<double*>(workspace));
+      },
+      [=] {
+        ArrowschurDeviceAtoms call = given;
+        call.atoms = here(call.atoms, call.count * call.width);
+        const std::int64_t doubles = kernels::route_space(call.count, rows, wanted).end;
+        double* const own = here(static_cast<double*>(workspace), doubles);
+        std::fill_n(own, doubles, std::bit_cast<double>(kernels::kPoison));
+        kernels::HostQueue queue;
+        return kernels::route(queue, call, rows, here(x, rows * call.width), wanted,
+                              here(index, rows * wanted, sizeof *index), here(score, rows * wanted, sizeof *score),
+                              here(rescanned, 1, sizeof *rescanned), own);
+      });
+}
+
 }  // namespace fake

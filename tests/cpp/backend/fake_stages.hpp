@@ -37,6 +37,9 @@ int pcg_iterate(const ArrowschurDeviceSystem*, double ridge_beta, const Arrowsch
 int batch_sizes(const ArrowschurDeviceBatch*, std::size_t* workspace);
 int batch_solve(const ArrowschurDeviceBatch*, double ridge_t, double ridge_beta, double* x, ArrowschurBuildRecord*,
                 void* workspace, void* stream);
+int route_sizes(const ArrowschurDeviceAtoms*, std::int64_t rows, std::int32_t wanted, std::size_t* workspace);
+int route(const ArrowschurDeviceAtoms*, std::int64_t rows, const float* x, std::int32_t wanted, std::uint32_t* index,
+          double* score, std::int64_t* rescanned, void* workspace, void* stream);
 int apply_h(const ArrowschurDeviceSystem*, const double* z, double* q, void* workspace, void* stream);
 int norm_h(const ArrowschurDeviceSystem*, double ridge_t, double ridge_beta, double* norm, void* workspace,
            void* stream);

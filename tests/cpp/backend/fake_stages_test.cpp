@@ -8,6 +8,7 @@
 #include "backend/device_loader.hpp"
 #include "backend/dual_driver.hpp"
 #include "backend/fake_device.hpp"
+#include "backend/route_driver.hpp"
 #include "backend/rows_driver.hpp"
 #include "backend/schur_driver.hpp"
 #include "check.hpp"
@@ -51,6 +52,10 @@ TEST(RowsWithoutAFactorSayWhy) { check_row_status(table()); }
 TEST(TheBatchFixture) { check_batch_fixture(table()); }
 TEST(BatchesAgreeWithTheDenseMatrix) { check_batch(table(), std::random_device{}()); }
 TEST(LargeSystemsOfABatchAreSharedByBlocks) { check_large_batch(table()); }
+TEST(RoutesHaveTheBitsOfPlainLoops) { route_driver::check_random(table(), std::random_device{}()); }
+TEST(EqualScoresAreInTheOrderOfTheAtoms) { route_driver::check_ties(table()); }
+TEST(AtomsAndRowsOfZerosAndTheEndsOfTheRange) { route_driver::check_edges(table()); }
+TEST(DictionariesThatAreRefused) { route_driver::check_refusals(table()); }
 TEST(FailingRowsAreCountedAndTheirBumpIsTaken) { check_failing_rows(table()); }
 TEST(AFailingBorderNamesItsPivot) { check_failing_border(table()); }
 TEST(VectorsAgreeWithLongSums) { check_vectors(table()); }

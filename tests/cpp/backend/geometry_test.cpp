@@ -43,6 +43,7 @@ class LimitQueue {
   int minus_outer(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return 0; }
   int cholesky(std::int64_t, double*, std::int64_t, int*, void*) { return 0; }
   int solve_lower(std::int64_t, const double*, std::int64_t, double*, std::int64_t) { return 0; }
+  int scores(std::int64_t, std::int64_t, std::int64_t, const float*, const float*, float*, std::int64_t) { return 0; }
   int kernels() const { return kernels_; }
 
  private:
@@ -212,6 +213,34 @@ TEST(BatchesOfRandomSystems) {
       }
       CHECK_EQUAL(served, 1);
     }
+  }
+}
+
+// Tiles of at most 2^21 scores, arrays that lie apart, and launches that a grid holds.
+TEST(RoutesOfRandomDictionaries) {
+  std::mt19937_64 engine(11);
+  const auto up_to = [&](double most) {
+    return static_cast<std::int64_t>(std::exp2(std::uniform_real_distribution<double>(0.0, std::log2(most))(engine)));
+  };
+  double other = 0.0;
+  float one = 1.0f;
+  std::uint32_t index = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const std::int64_t atoms = up_to(4e9), rows = up_to(1e5), width = up_to(200.0);
+    const int wanted = static_cast<int>(smaller(atoms, 1 + static_cast<std::int64_t>(engine() % ARROWSCHUR_ROUTE_MAX)));
+    const ArrowschurDeviceAtoms dictionary{atoms, width, &one};
+    REQUIRE(complaint(dictionary, rows, wanted) == nullptr);
+    const RouteSpace space = route_space(atoms, rows, wanted);
+    CHECK(space.rows >= 1 && space.rows <= kRouteRows && space.atoms >= 1 && space.rows * space.atoms <= kRouteScores);
+    const bool scored = atoms > route_keep(wanted);
+    CHECK(2 * space.lists >= (scored ? space.rows * space.atoms : 0) && space.lists % 32 == 0);
+    CHECK(space.states - space.lists >= space.rows * route_keep(wanted) && space.states % 32 == 0);
+    CHECK(space.end - space.states >= 2 * space.rows);
+    CHECK(space.end * 8 <= (std::int64_t{8} << 20) + space.rows * (8 * route_keep(wanted) + 16) + 1024);
+    if (ceil_div(rows, space.rows) * ceil_div(atoms, space.atoms) > 100'000) continue;
+    LimitQueue queue({rows, atoms, wanted, 0, 0});
+    route(queue, dictionary, rows, &one, wanted, &index, &other, nullptr, &other);
+    CHECK(queue.kernels() >= 3);
   }
 }
 

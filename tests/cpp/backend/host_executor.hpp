@@ -76,6 +76,7 @@ void execute(const typename Kernel::Args& args, Order order = Order::forward) {
   Permutation threads(order, static_cast<std::size_t>(Kernel::kThreads));
   blocks.renew();
   for (std::size_t b = 0; b < static_cast<std::size_t>(launch.blocks); ++b) {
+    if (idle<Kernel>(static_cast<std::int64_t>(blocks[b]), args)) continue;
     std::fill(shared.begin(), shared.end(), std::bit_cast<double>(kPoison));
     states.poison();
     for (int phase = 0; phase < launch.phases; ++phase) {

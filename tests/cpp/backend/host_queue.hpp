@@ -73,6 +73,23 @@ class HostQueue {
     return ARROWSCHUR_DEVICE_OK;
   }
 
+  // Summed in an order that is the queue's: what is made of scores must not depend on it.
+  int scores(std::int64_t atoms, std::int64_t rows, std::int64_t width, const float* d, const float* x, float* s,
+             std::int64_t lds) {
+    const bool descending = order_ != Order::forward;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t a = 0; a < atoms; ++a) {
+        float sum = 0.0f;
+        for (std::int64_t j = 0; j < width; ++j) {
+          const std::int64_t c = descending ? width - 1 - j : j;
+          sum += d[a * width + c] * x[i * width + c];
+        }
+        s[i * lds + a] = sum;
+      }
+    }
+    return ARROWSCHUR_DEVICE_OK;
+  }
+
  private:
   // S[r, c] -= sum_t p[t, r] p[t, c] for first <= c <= r < k. Tiles of 4 columns by 64 lines: runs that the compiler's
   // vectors like.
@@ -115,6 +132,9 @@ class CountingQueue {
   int minus_outer(std::int64_t, std::int64_t, const double*, double*, std::int64_t) { return count(); }
   int cholesky(std::int64_t, double*, std::int64_t, int*, void*) { return count(); }
   int solve_lower(std::int64_t, const double*, std::int64_t, double*, std::int64_t) { return count(); }
+  int scores(std::int64_t, std::int64_t, std::int64_t, const float*, const float*, float*, std::int64_t) {
+    return count();
+  }
   std::int64_t launches() const { return launches_; }
 
  private:

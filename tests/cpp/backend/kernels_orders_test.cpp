@@ -1,10 +1,12 @@
 // Every stage with the threads and blocks of its kernels in three orders: equal bits, or a barrier is missing.
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <random>
 #include <vector>
 
 #include "backend/host_queue.hpp"
+#include "backend/route_driver.hpp"
 #include "backend/stage_driver.hpp"
 #include "check.hpp"
 #include "kernels/shape.hpp"
@@ -235,6 +237,30 @@ TEST(Batches) {
     found.push_back(std::move(x)), found.push_back(std::move(made));
   }
   for (const std::size_t i : {2u, 3u, 4u, 5u}) CHECK(same_bits(found[i % 2], found[i]));
+}
+
+// Two tiles of rows and three of atoms, candidates by the float products and whole rows; lists of all atoms. The products
+// are summed in another order as well.
+TEST(Routing) {
+  for (const auto& [rows, atoms, width, wanted, copies] :
+       {std::array<int, 5>{4100, 1100, 5, 3, 1}, {30, 900, 40, 128, 1}, {30, 900, 7, 20, 60}, {9, 40, 6, 20, 1}}) {
+    route_driver::Dictionary given = route_driver::random_dictionary(rows, atoms, width, wanted, 11);
+    for (std::int64_t a = 0; a < atoms; ++a) std::copy_n(given.atom(a % (atoms / copies)), width, given.atom(a));
+    const ArrowschurDeviceAtoms dictionary{atoms, width, given.d.data()};
+    const std::size_t size = given.x.size() / static_cast<std::size_t>(width) * static_cast<std::size_t>(wanted);
+    const route_driver::Routes expected = route_driver::reference(given);
+    for (const Order order : kOrders) {
+      HostQueue queue(order);
+      Vector workspace(static_cast<std::size_t>(route_space(atoms, rows, wanted).end) + 1, kNothing);
+      route_driver::Routes found{std::vector<std::uint32_t>(size, 7u), Vector(size, kNothing)};
+      CHECK_EQUAL(route(queue, dictionary, rows, given.x.data(), wanted, found.index.data(), found.score.data(),
+                        &found.rescanned, workspace.data()),
+                  0);
+      CHECK(found == expected);
+      CHECK_EQUAL(found.rescanned, std::int64_t{copies > 1 ? rows : 0});
+      CHECK(same_bits(std::span(workspace).last(1), std::span(&kNothing, 1)));
+    }
+  }
 }
 
 TEST(EmptySystems) {
