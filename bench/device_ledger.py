@@ -96,6 +96,7 @@ class Cost:
 
 BYTE_BOUND = ("factor_and_whiten", "reduce_rhs", "border_solve", "expand", "apply_h")
 FRAME_BUILD = ("factor_and_whiten", "reduce", "factor_border")
+DUAL_BUILD = ("factor_and_whiten", "dual_reduce", "dual_factor")
 
 
 def floor_seconds(cost: Cost, rates: Rates = DATASHEET) -> float:
@@ -126,7 +127,13 @@ def stage_cost(stage: str, s: Shape) -> Cost:
         "solve": Cost(4 * t * k + 2 * k * k, 8 * (2 * t * k + k * k)),  # V2 to V6
         "border_build": Cost(k**3 / 3, 8 * k * k, matrix=True),
         "attempt": Cost(8 * t * k + 2 * k * k + products, 8 * (3 * t * k + k * k + s.border_numbers)),
+        "dual_reduce": Cost(t * (t + 1) * k, 16 * t * k + 8 * t * t, matrix=True),  # Y1
+        "dual_factor": Cost(t**3 / 3, 8 * t * t, matrix=True),  # Y2
+        "dual_solve": Cost(4 * t * k + 2 * t * t, 8 * (2 * t * k + t * t)),  # Y3
+        "schur_apply": Cost(4 * t * k + products, 8 * (t * k + s.border_numbers)),  # P1
     }
+    parts = [costs[name] for name in DUAL_BUILD]
+    costs["dual_build"] = Cost(sum(c.flops for c in parts), sum(c.bytes for c in parts), matrix=True)
     parts = [costs[name] for name in FRAME_BUILD]
     # E1 to E4. Its floor is the sum of theirs (stage_floor), not that of this sum.
     costs["frame_build"] = Cost(sum(c.flops for c in parts), sum(c.bytes for c in parts), matrix=True)
@@ -135,8 +142,9 @@ def stage_cost(stage: str, s: Shape) -> Cost:
 
 def stage_floor(stage: str, s: Shape, rates: Rates = DATASHEET) -> float:
     """Return the floor of a stage, or of a build: the sum of its stages'."""
-    if stage == "frame_build":
-        return sum(floor_seconds(stage_cost(part, s), rates) for part in FRAME_BUILD)
+    builds = {"frame_build": FRAME_BUILD, "dual_build": DUAL_BUILD}
+    if stage in builds:
+        return sum(floor_seconds(stage_cost(part, s), rates) for part in builds[stage])
     return floor_seconds(stage_cost(stage, s), rates)
 
 
@@ -145,14 +153,19 @@ def launch_floor(stage: str, s: Shape, launches: int, rates: Rates) -> float:
     return 1.5 * floor_seconds(stage_cost(stage, s), rates) + LAUNCH_SECONDS * launches
 
 
+def dual_solve_nodes(s: Shape) -> int:
+    """The same on the dual route: solves with M and C, a pass over W and one over V."""
+    return 2 + 8 + 2 * math.ceil(s.total / 128)
+
+
 def solve_nodes(s: Shape, groups: int = 1) -> int:
     """Nodes of the graph of a solve: a copy each way, two passes over W, a node for each block of L_S and triangle."""
     return 2 + (2 + groups) + 2 * math.ceil(s.k / 128) + groups
 
 
-def warm_solve_limit(s: Shape, nodes: int) -> float:
+def warm_solve_limit(s: Shape, nodes: int, stage: str = "solve") -> float:
     """Return what a solve on a frame may take: 3 (floor + 1 us for every node + one synchronization)."""
-    return 3 * (floor_seconds(stage_cost("solve", s)) + GRAPH_NODE_SECONDS * nodes + SYNC_SECONDS)
+    return 3 * (floor_seconds(stage_cost(stage, s)) + GRAPH_NODE_SECONDS * nodes + SYNC_SECONDS)
 
 
 def predicted_stage(stage: str, s: Shape, profile: Mapping[str, float]) -> float | None:
@@ -381,7 +394,7 @@ def targets_of(items: Iterable[Item], rates: Rates) -> list[Target]:
         if item.kind == "stage" and item.name == "factor_border" and item.predicted is not None:
             found.append(Target(f"{name}: twice the time model, seconds", item.median, 2 * item.predicted))
         if item.name == "warm step" and item.launches is not None:
-            limit = warm_solve_limit(shape, item.launches)
+            limit = warm_solve_limit(shape, item.launches, "dual_solve" if item.route == "dual" else "solve")
             found.append(Target(f"{name}: 3 (floor + 1 us per node + one wait), seconds", item.median, limit))
         figures = item.figures or {}
         if "asked_speedup" in figures:

@@ -25,6 +25,7 @@ from device_ledger import (
     Item,
     Rates,
     Shape,
+    dual_solve_nodes,
     percentiles,
     predicted_stage,
     solve_nodes,
@@ -57,6 +58,8 @@ class Plan:
     """All sizes of a run."""
 
     cases: tuple[Case, ...]
+    wide: Case  # fewer rows than border: of the dual route and of conjugate gradients
+    batch: tuple[int, int, int, int]  # systems, n, d, k
     rows: tuple[int, int, int]  # n, d, k: many deep rows, a border of a few unknowns
     variants: Callable[[], Sequence[asn.SweepVariant]]
     product: Shape  # whose reduction gives the rate of products
@@ -80,6 +83,8 @@ def device_plan() -> Plan:
             Case("qwen", Shape(2000, 2, 2048), _fixture(qwen, detect_structure=False), 1.0, most_uploads=1.6),
             Case("qwen", Shape(2000, 2, 2048, 1), _fixture(qwen), 1.0),
         ),
+        wide=Case("color_arm", Shape(180, 2, 5120, 1), _fixture(color_arm), 1.0),
+        batch=(1000, 200, 2, 8),
         rows=(5000, 16, 6),
         variants=asn.fixtures.color_arm_variant_matrix,
         product=Shape(4096, 2, 8192, 0),
@@ -94,12 +99,17 @@ def stand_in_plan() -> Plan:
     def make(**keywords: Any) -> asn.ArrowSystem:
         return asn.fixtures.shape_fixture((12, 20, 2, 2), 9, with_target=False).system(**keywords)
 
+    def wide() -> asn.ArrowSystem:
+        return asn.fixtures.coupled_fixture(10, 2, 60, seed=1, coupling=0.9, border="tridiagonal").system()
+
     shape = asn.ResidentShape(n=12, p=20, basis_cols=2, d=2)
     return Plan(
         cases=(
             Case("tiny", Shape(12, 2, 20), lambda: make(detect_structure=False), 1.0, most_uploads=1.6),
             Case("tiny", Shape(12, 2, 20, 1), make, 1.0),
         ),
+        wide=Case("tiny, wide", Shape(10, 2, 60, 1), wide, 1.0),
+        batch=(9, 5, 2, 3),
         rows=(10, 3, 2),
         variants=lambda: [asn.SweepVariant(shape, seed) for seed in (1, 2)],
         product=Shape(8, 2, 24, 0),
@@ -284,11 +294,11 @@ def difference(a: asn.FrameStep, b: asn.FrameStep) -> float:
 
 def residency(system: asn.ArrowSystem, case: Case, plan: Plan, backend: str) -> Iterator[Item]:
     """Warm steps on a frame, and whole reuploads, of the same 24 gradients."""
-    frame = asn.ArrowFrame.build(system)
+    frame = asn.ArrowFrame.build(system, route="direct")
     pairs = gradients(system)
     aimed = [system.with_gradient(*pair) for pair in pairs]
     steps = [frame.step(*pair) for pair in pairs]
-    once = [asn.newton_step_reupload(s) for s in aimed]
+    once = [asn.newton_step_reupload(s, route="direct") for s in aimed]
     if {step.backend for step in (*steps, *once)} != {backend}:
         raise RuntimeError(f"a step did not run on {backend}")
     same = all(a.delta_t.tobytes() == b.delta_t.tobytes() for a, b in zip(steps, once, strict=True))
@@ -296,8 +306,10 @@ def residency(system: asn.ArrowSystem, case: Case, plan: Plan, backend: str) -> 
     parity = {"metric_a": max(map(difference, steps, once)), "same_bits": same}
 
     warm = timed(lambda i: frame.step(*pairs[i % GRADIENTS]), plan)
-    cold = timed(lambda i: asn.newton_step_reupload(aimed[i % GRADIENTS]), plan)
-    base = asn.BaseArrowFrame(system)  # a refresh waits for the one before it: the whole of an upload is timed
+    cold = timed(lambda i: asn.newton_step_reupload(aimed[i % GRADIENTS], route="direct"), plan)
+    base = asn.BaseArrowFrame(
+        system, route="direct"
+    )  # a refresh waits for the one before it: the whole of an upload is timed
     upload = timed(lambda _: base.refresh(system), plan)
     predicted = predicted_times(case.shape)
     common: dict[str, Any] = {"kind": "solve", "fixture": case.fixture, "shape": case.shape, "warm_ups": plan.warm_ups}
@@ -342,17 +354,17 @@ def mean(seconds: Sequence[float]) -> float:
     return sum(seconds) / len(seconds)
 
 
-def predicted_times(shape: Shape) -> dict[str, float]:
-    """Return upload, build and solve of the direct route by the time model, on the machine `reference`."""
+def predicted_times(shape: Shape, name: str = "direct") -> dict[str, float]:
+    """Return upload, build and solve of a route by the time model, on the machine `reference`."""
     border = {None: "dense", 0: "diagonal", 1: "tridiagonal"}[shape.bandwidth]
     table = asn.policy.route_table(n=shape.n, d=shape.d, k=shape.k, border=border, profile="reference")
-    route = table["direct"]
+    route = table[name]
     return {"up": route.up_seconds, "build": route.build_seconds, "solve": route.solve_seconds}
 
 
 def builds(system: asn.ArrowSystem, case: Case, plan: Plan, rates: Rates) -> Iterator[Item]:
     """Factors from blocks that are there: all of it at a new ridge_t, the border alone at a new ridge_beta."""
-    frame = asn.BaseArrowFrame(system, cache_entries=1)
+    frame = asn.BaseArrowFrame(system, route="direct", cache_entries=1)
     runs: dict[str, Callable[[int], object]] = {
         "frame_build": lambda i: frame.factor_at(1e-3 * (i + 1), 0.0),
         "border_build": lambda i: frame.factor_at(1e-3, 1e-3 * (i + 1)),
@@ -383,9 +395,10 @@ def by_events(
 def fits(system: asn.ArrowSystem, case: Case, plan: Plan, rates: Rates) -> Iterator[Item]:
     """Whole loops of a bound workspace, and their attempts by events."""
     workspace = asn.ResidentWorkspace.from_system(system)
-    fit = workspace.device_fit()
-    seconds = timed(lambda _: workspace.device_fit(), plan)
-    if attempts := recorded(lambda _: workspace.device_fit(), "attempt", plan):
+    options = asn.InnerOptions(solve=asn.SolveOptions(mode="direct"))
+    fit = workspace.device_fit(options)
+    seconds = timed(lambda _: workspace.device_fit(options), plan)
+    if attempts := recorded(lambda _: workspace.device_fit(options), "attempt", plan):
         yield by_events("attempt", attempts, case, plan, rates)
     yield Item(
         kind="fit",
@@ -395,9 +408,121 @@ def fits(system: asn.ArrowSystem, case: Case, plan: Plan, rates: Rates) -> Itera
         seconds=seconds,
         warm_ups=plan.warm_ups,
         solves=fit.iterations,
-        counters=workspace.device_fit().telemetry.to_dict(),
+        counters=workspace.device_fit(options).telemetry.to_dict(),
         figures={"iterations": fit.iterations, "status": fit.status},
     )
+
+
+def dual(plan: Plan, rates: Rates) -> Iterator[Item]:
+    """The dual route: a build by events, warm steps against those of the direct route, whole reuploads, loops."""
+    case, system = plan.wide, plan.wide.make()
+    frame = asn.ArrowFrame.build(system, route="dual")
+    direct = asn.ArrowFrame.build(system, route="direct")
+    base = asn.BaseArrowFrame(system, route="dual", cache_entries=1)
+    pairs = gradients(system)
+    predicted = predicted_times(case.shape, "low_rank")
+    common: dict[str, Any] = {"fixture": case.fixture, "shape": case.shape, "route": "dual", "warm_ups": plan.warm_ups}
+    if built := recorded(lambda i: base.factor_at(1e-3 * (i + 1), 0.0), "frame_build", plan):
+        yield Item(
+            kind="stage",
+            name="dual_build",
+            seconds=built,
+            cost=stage_cost("dual_build", case.shape),
+            floor=stage_floor("dual_build", case.shape),
+            ceiling=stage_floor("dual_build", case.shape, rates),
+            predicted=predicted["build"],
+            **common,
+        )
+    if moved := recorded(lambda i: base.factor_at(1e-3, 1e-3 * (i + 1)), "border_build", plan):
+        yield Item(kind="stage", name="dual_border_build", seconds=moved, **common)
+    warm = timed(lambda i: frame.step(*pairs[i % GRADIENTS]), plan)
+    other = timed(lambda i: direct.step(*pairs[i % GRADIENTS]), plan)
+    yield Item(
+        kind="solve",
+        name="warm step",
+        seconds=warm,
+        cost=stage_cost("dual_solve", case.shape),
+        floor=stage_floor("dual_solve", case.shape),
+        predicted=predicted["solve"],
+        launches=dual_solve_nodes(case.shape),
+        parity={"metric_a": max(difference(frame.step(*p), direct.step(*p)) for p in pairs)},
+        certificate=frame.step(*pairs[0], certificate=True).certificate,
+        counters=frame.step(*pairs[0]).telemetry.to_dict(),
+        figures={
+            "over_direct": mean(other) / mean(warm),
+            "device_bytes": frame.device_bytes,
+            "device_bytes_direct": direct.device_bytes,
+            "chosen": asn.BaseArrowFrame(system).plan.route,
+        },
+        **common,
+    )
+    cold = timed(lambda _: asn.newton_step_reupload(system, route="dual"), plan)
+    yield Item(kind="solve", name="cold step", seconds=cold, predicted=sum(predicted.values()), **common)
+    workspace = asn.ResidentWorkspace.from_system(system)
+    options = asn.InnerOptions(solve=asn.SolveOptions(mode="low_rank"))
+    fit = workspace.device_fit(options)
+    seconds = timed(lambda _: workspace.device_fit(options), plan)
+    yield Item(kind="fit", name="device_fit", seconds=seconds, solves=fit.iterations, **common)
+
+
+def iterations(plan: Plan) -> Iterator[Item]:
+    """Conjugate gradients on a frame, against the floor of their products, and the same on the CPU."""
+    case, system = plan.wide, plan.wide.make()
+    pcg = asn.PcgOptions(max_iterations=500, relative_tolerance=1e-10)
+    frame = asn.ArrowFrame.build(system, route="inexact_pcg", pcg=pcg)
+    pairs = gradients(system)
+    account = frame.step(*pairs[0]).pcg
+    assert account is not None
+    seconds = timed(lambda i: frame.step(*pairs[i % GRADIENTS]), plan)
+    options = asn.SolveOptions(mode="inexact_pcg", preconditioner="diagonal", pcg=pcg, device="off")
+    host = timed(lambda _: asn.newton_step(system, options=options), plan)
+    yield Item(
+        kind="solve",
+        name="pcg step",
+        fixture=case.fixture,
+        shape=case.shape,
+        route="inexact_pcg",
+        seconds=seconds,
+        warm_ups=plan.warm_ups,
+        floor=account.iterations * stage_floor("schur_apply", case.shape),
+        counters=frame.step(*pairs[0]).telemetry.to_dict(),
+        figures={
+            "iterations": account.iterations,
+            "seconds_per_iteration": percentiles(seconds)[1] / max(account.iterations, 1),
+            "true_residual": account.final_relative_residual,
+            "host_seconds": percentiles(host)[1],
+        },
+    )
+
+
+def batches(plan: Plan) -> Iterator[Item]:
+    """Small systems at once, against a thread per system."""
+    count, n, d, k = plan.batch
+    systems = [asn.fixtures.coupled_fixture(n, d, k, seed=i, coupling=0.9).system() for i in range(1, count + 1)]
+    device = timed(lambda _: asn.solve_batch(systems, device="required"), plan)
+    host = timed(lambda _: asn.solve_batch(systems, device="off"), plan)
+    shape = Shape(n, d, k)
+    yield Item(
+        kind="solve",
+        name="batch",
+        fixture="coupled",
+        shape=shape,
+        seconds=device,
+        warm_ups=plan.warm_ups,
+        solves=count,
+        floor=count * upload_bytes(shape) / DATASHEET.link,
+        figures={"systems": count, "host_seconds": percentiles(host)[1], "speedup": mean(host) / mean(device)},
+    )
+
+
+def calibration() -> Item:
+    """The thresholds that this device sets, and how long it took to find them; last, as it changes what is in force."""
+    start = time.perf_counter()
+    asn.policy.calibrate()
+    seconds = time.perf_counter() - start
+    policy = asn.policy.current_policy()
+    names = ("gemm_min_flops", "xtwx_flops_min", "potrf_min_p")
+    return Item(kind="stage", name="calibration", seconds=(seconds,), figures={n: getattr(policy, n) for n in names})
 
 
 def deep_rows(plan: Plan) -> Iterator[Item]:
@@ -461,6 +586,12 @@ def items(info: Mapping[str, Any], plan: Plan, rates: Rates, say: Callable[[str]
         yield from builds(system, case, plan, rates)
         yield from residency(system, case, plan, info["backend"])
         yield from fits(system, case, plan, rates)
+    say("dual route, conjugate gradients, batches")
+    yield from dual(plan, rates)
+    yield from iterations(plan)
+    yield from batches(plan)
     say("deep rows, sweeps")
     yield from deep_rows(plan)
     yield from sweeps(plan)
+    say("calibration")
+    yield calibration()

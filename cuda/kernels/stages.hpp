@@ -1,64 +1,26 @@
 // The stages of the table as sequences of kernels and library calls, written once for the device and for the host.
-//
-// A queue has, each returning an ARROWSCHUR_DEVICE_ status:
-//     template <class Kernel> int run(const typename Kernel::Args&)   nothing where the launch has no blocks
-//     int subtract_gram(k, lines, w, s, lds)     S -= W'W, lower triangle of the column-major S; W row-major [lines, k]
-//     int minus_outer(lines, k, z, c, ldc)       C = -Z Z', lower triangle of the column-major C; Z row-major [lines, k]
-//     int cholesky(k, s, lds, info, workspace)   S = L L' in place, lower; *info 0 or the failing pivot from 1 on
-//     int solve_lower(k, l, lds, x, ldx)         X = L^-1 X, [k, k]
-//     int scores(atoms, rows, width, d, x, s, lds)   s[i, a] = x_i . d_a in float32, in any order, never in fewer bits; D
-//                                                [atoms, width], X [rows, width], S row-major, rows lds apart
 #pragma once
 
 #include "apply_h.hpp"
 #include "band_factor.hpp"
 #include "band_sweep.hpp"
-#include "batch.hpp"
+#include "batch_stages.hpp"
 #include "border_solve.hpp"
+#include "calls.hpp"
 #include "diagonal_inverses.hpp"
 #include "expand.hpp"
 #include "factor_and_whiten.hpp"
 #include "line_products.hpp"
 #include "log_det.hpp"
-#include "pcg.hpp"
 #include "reduce_rhs.hpp"
-#include "route_score.hpp"
-#include "schur.hpp"
+#include "route_stages.hpp"
+#include "schur_stages.hpp"
 #include "suggest_bump.hpp"
+#include "tridiagonal_factor.hpp"
+#include "tridiagonal_solve.hpp"
 #include "vectors.hpp"
 
 namespace arrowschur::kernels {
-
-using System = ArrowschurDeviceSystem;
-using Factor = ArrowschurDeviceFactor;
-
-inline Border border_of(const System& s) {
-  return {s.border_form, s.k, s.border_form == ARROWSCHUR_BORDER_DENSE ? 0 : s.border_width, s.border};
-}
-
-// The dual route (device_api.h): what is factored has order T instead of k.
-inline bool dual(const Factor& f) { return f.v != nullptr; }
-inline std::int64_t order_of(const System& s, const Factor& f) { return dual(f) ? s.total : s.k; }
-
-// Calls until one fails.
-template <class Queue>
-class Calls {
- public:
-  explicit Calls(Queue& queue) : queue_(queue) {}
-  template <class Kernel>
-  void run(const typename Kernel::Args& args) {
-    if (status_ == ARROWSCHUR_DEVICE_OK) status_ = queue_.template run<Kernel>(args);
-  }
-  template <class F>
-  void call(F&& f) {
-    if (status_ == ARROWSCHUR_DEVICE_OK) status_ = f(queue_);
-  }
-  int status() const { return status_; }
-
- private:
-  Queue& queue_;
-  int status_ = ARROWSCHUR_DEVICE_OK;
-};
 
 template <class Queue>
 int factor_and_whiten(Queue& queue, const System& s, double ridge_t, const Factor& f) {
@@ -101,6 +63,8 @@ int dual_reduce(Queue& queue, const System& s, double ridge_beta, const Factor& 
   const BandArgs band{s.k, s.border_width, ridge_beta, s.border, f.band_factor, f.record};
   if (s.border_width == 0) {
     calls.template run<DiagonalFactor>(band);
+  } else if (s.border_width == 1) {
+    calls.template run<TridiagonalFactor>(band);
   } else if (s.border_width <= kNarrowBand) {
     calls.template run<BandFactor<32>>(band);
   } else {
@@ -178,6 +142,8 @@ template <class Queue>
 void solve_band(Calls<Queue>& calls, const System& s, const Factor& f, const double* g, double* m) {
   if (s.border_width == 0) {
     calls.template run<DiagonalSweep>({{1, s.k, 0, f.band_factor, g, m, f.record}, true});
+  } else if (s.border_width == 1) {
+    calls.template run<TridiagonalSolve>({s.k, f.band_factor, g, m, f.record});
   } else {
     sweep<true>(calls, s, f, 1, g, m);
     sweep<false>(calls, s, f, 1, m, m);
@@ -228,167 +194,6 @@ int expand(Queue& queue, const System& s, const Factor& f, double* x, double* wo
   for (int group = 0; group < s.groups; ++group) {
     const ExpandArgs args{s.rows[group], columns, f.l, f.inverse_diagonal, f.w, x + s.total, x, f.record};
     with_depth(args.rows.d, [&]<int D> { return calls.template run<Expand<D>>(args), 0; });
-  }
-  return calls.status();
-}
-
-// Calls f.operator()<pairs>() for the pairs of columns that a thread has.
-template <int kPairs = 1, class F>
-int with_pairs(int pairs, F&& f) {
-  if constexpr (kPairs < kSchurPairs) {
-    if (pairs > kPairs) return with_pairs<kPairs + 1>(pairs, f);
-  }
-  return f.template operator()<kPairs>();
-}
-
-// P1, for the whole of y; for conjugate gradients with the terms of x'y, and nothing once they have stopped.
-template <class Queue>
-void schur_product(Calls<Queue>& calls, const System& s, double ridge_beta, const Factor& f, const double* x, double* y,
-                   double* workspace, const ArrowschurPcgRecord* pcg) {
-  const SchurSpace space = schur_space(s.total, s.k);
-  double* const image = workspace + space.image;
-  if (reads_once(s.k)) {
-    const SchurArgs args{s.total, s.k, f.w, x, workspace, f.record, pcg};
-    with_pairs(pairs_of(s.k), [&]<int P> { return calls.template run<SchurProduct<P>>(args), 0; });
-  } else {
-    calls.template run<LineProducts>({s.total, s.k, f.w, x, nullptr, 1.0, image, f.record});
-    calls.template run<TransposedProduct>({tiling_of(s.total, s.k), f.w, image, workspace, f.record});
-  }
-  // A dense border as the lines of a stacked matrix that has no others.
-  const bool dense = s.border_form == ARROWSCHUR_BORDER_DENSE;
-  const Tiling border = dense ? tiling_of(s.k, s.k) : Tiling{};
-  double *const columns = workspace + space.columns, *const lines = workspace + space.lines;
-  if (dense) calls.template run<CrossProducts<false>>({border, 0, 0.0, nullptr, s.border, x, columns, lines});
-  calls.template run<SchurSum>({border_of(s), space.parts, border.chunks, border.tiles, ridge_beta, x, workspace,
-                                columns, lines, y, pcg != nullptr ? workspace + space.dots : nullptr, f.record, pcg});
-}
-
-template <class Queue>
-int schur_apply(Queue& queue, const System& s, double ridge_beta, const Factor& f, const double* x, double* y,
-                double* workspace) {
-  Calls calls(queue);
-  schur_product(calls, s, ridge_beta, f, x, y, workspace, nullptr);
-  return calls.status();
-}
-
-inline PcgArgs pcg_args(const System& s, double ridge_beta, const Factor& f, const double* b, double* x,
-                        double* vectors, ArrowschurPcgRecord* record, double* workspace) {
-  const SchurSpace space = schur_space(s.total, s.k);
-  PcgArgs args{};
-  args.k = s.k, args.border = border_of(s), args.ridge = ridge_beta;
-  args.b = b, args.x = x;
-  args.r = vectors, args.z = args.r + s.k, args.p = args.z + s.k, args.q = args.p + s.k, args.diagonal = args.q + s.k;
-  args.parts = tiling_of(s.total, s.k).chunks, args.partial = workspace;
-  args.dots = workspace + space.dots, args.sums = workspace + space.sums, args.scalars = workspace + space.scalars;
-  args.build = f.record, args.record = record;
-  return args;
-}
-
-template <class Queue>
-int pcg_begin(Queue& queue, const System& s, double ridge_beta, const Factor& f, double relative_tolerance,
-              std::int64_t max_iterations, const double* b, double* x, double* vectors, ArrowschurPcgRecord* record,
-              double* workspace) {
-  PcgArgs args = pcg_args(s, ridge_beta, f, b, x, vectors, record, workspace);
-  args.relative_tolerance = relative_tolerance, args.max_iterations = max_iterations;
-  Calls calls(queue);
-  calls.template run<ColumnSquares>({tiling_of(s.total, s.k), f.w, workspace, f.record});
-  calls.template run<PcgStart>(args);
-  calls.template run<PcgFirstRecord>(args);
-  return calls.status();
-}
-
-template <class Queue>
-int pcg_iterate(Queue& queue, const System& s, double ridge_beta, const Factor& f, double* x, double* vectors,
-                ArrowschurPcgRecord* record, double* workspace) {
-  const PcgArgs args = pcg_args(s, ridge_beta, f, nullptr, x, vectors, record, workspace);
-  Calls calls(queue);
-  schur_product(calls, s, ridge_beta, f, args.p, args.q, workspace, record);
-  calls.template run<PcgAdvance>(args);
-  calls.template run<PcgTurn>(args);
-  return calls.status();
-}
-
-// ---- small systems ----------------------------------------------------------------------------------------------------
-inline bool shared_by_blocks(const ArrowschurBatchEntry& e) { return e.n * e.d > kBatchLines; }
-template <int D>
-std::int64_t batch_parts(const ArrowschurBatchEntry& e) {
-  return ceil_div(BatchSolve<D>::groups(e), kPartGroups);
-}
-
-inline std::int64_t batch_doubles(const ArrowschurDeviceBatch& batch) {
-  std::int64_t parts = 0;
-  for (std::int64_t i = 0; i < batch.count; ++i) {
-    const ArrowschurBatchEntry& e = batch.host_entries[i];
-    if (!shared_by_blocks(e)) continue;
-    with_depth(e.d, [&]<int D> { return parts = larger(parts, batch_parts<D>(e)), 0; });
-  }
-  return larger(1, parts * kPartNumbers * kBatchThreads);
-}
-
-// One launch for all systems of a depth that a block can solve, four for each that is larger.
-template <int D, class Queue>
-void batch_of_depth(Calls<Queue>& calls, const ArrowschurDeviceBatch& batch, BatchArgs args) {
-  using Kernel = BatchSolve<D>;
-  args.part = BatchPart::whole, args.blocks = batch.count;
-  for (std::int64_t i = 0; i < batch.count; ++i) {
-    const ArrowschurBatchEntry& e = batch.host_entries[i];
-    if (!serves(D, e.d) || shared_by_blocks(e)) continue;
-    args.phases = static_cast<int>(larger(args.phases, Kernel::phases(e, args.part).all()));
-  }
-  if (args.phases > 0) calls.template run<Kernel>(args);
-  for (args.entry = 0; args.entry < batch.count; ++args.entry) {
-    const ArrowschurBatchEntry& e = batch.host_entries[args.entry];
-    if (!serves(D, e.d) || !shared_by_blocks(e)) continue;
-    calls.template run<ResetRecord>({args.records + args.entry});
-    args.parts = batch_parts<D>(e);
-    for (const BatchPart part : {BatchPart::down, BatchPart::border, BatchPart::up}) {
-      args.part = part, args.blocks = part == BatchPart::border ? 1 : args.parts;
-      args.phases = Kernel::phases(e, part).all();
-      calls.template run<Kernel>(args);
-    }
-  }
-}
-
-template <class Queue>
-int batch_solve(Queue& queue, const ArrowschurDeviceBatch& batch, double ridge_t, double ridge_beta, double* x,
-                ArrowschurBuildRecord* records, double* workspace) {
-  BatchArgs args{};
-  args.entries = batch.entries, args.a = batch.a, args.b = batch.b, args.m = batch.m, args.g = batch.g;
-  args.ridge_t = ridge_t, args.ridge_beta = ridge_beta;
-  args.x = x, args.records = records, args.partial = workspace;
-  Calls calls(queue);
-  for (const int depth : kDepths) {
-    with_depth(depth, [&]<int D> { return batch_of_depth<D>(calls, batch, args), 0; });
-  }
-  return calls.status();
-}
-
-// ---- routing ------------------------------------------------------------------------------------------------------------
-template <class Queue>
-int route(Queue& queue, const ArrowschurDeviceAtoms& atoms, std::int64_t rows, const float* x, int wanted,
-          std::uint32_t* index, double* score, std::int64_t* rescanned, double* workspace) {
-  const RouteSpace space = route_space(atoms.count, rows, wanted);
-  auto* const scores = reinterpret_cast<float*>(workspace);
-  Calls calls(queue);
-  for (std::int64_t row = 0; row < rows; row += space.rows) {
-    RouteArgs args{};
-    args.rows = smaller(space.rows, rows - row), args.atoms = atoms.count, args.width = atoms.width;
-    args.wanted = wanted, args.d = atoms.atoms, args.x = x + row * atoms.width;
-    args.lists = reinterpret_cast<std::uint64_t*>(workspace + space.lists);
-    args.states = reinterpret_cast<RouteRow*>(workspace + space.states);
-    args.index = index + row * wanted, args.score = score + row * wanted, args.rescanned = rescanned;
-    args.pitch = space.atoms, args.scores = scores;
-    calls.template run<RouteBegin>(args);
-    for (; !args.all_are_candidates() && args.first < args.atoms; args.first += args.count) {
-      args.count = smaller(space.atoms, args.atoms - args.first);
-      calls.call([&](Queue& q) {
-        return q.scores(args.count, args.rows, args.width, args.d + args.first * args.width, args.x, scores,
-                        args.pitch);
-      });
-      calls.template run<RouteFold>(args);
-    }
-    calls.template run<RouteScore>(args);
-    calls.template run<RouteScan>(args);
   }
   return calls.status();
 }

@@ -1121,6 +1121,10 @@ def calibrate() -> MachineProfile:
     Takes a fraction of a second. The record lies below `$XDG_CACHE_HOME` (or `~/.cache`) in
     `arrowschur_native/policy`, in a file that belongs to this CPU, thread count, BLAS and library version; a cache that
     cannot be written is no error. Later processes read it unless `SolveOptions.calibrate` is `'off'`.
+
+    This call looks for a device. Where there is one, the thresholds of the policy are measured on both machines
+    (transfers included) and kept in a record of its own, which belongs to the device and its driver too; where it
+    fails, the defaults stand and the reason is logged once.
     """
     return _profile(_core.policy_calibrate())
 

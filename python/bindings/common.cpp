@@ -80,6 +80,13 @@ std::shared_ptr<const void> keep_alive(std::vector<py::object> objects) {
   });
 }
 
+void log_dispatch_notes() {
+  const py::object logger = py::module_::import("logging").attr("getLogger")("arrowschur_native");
+  for (const policy::DispatchNote& note : policy::take_dispatch_notes()) {
+    logger.attr(note.warning ? "warning" : "info")("%s", note.text);
+  }
+}
+
 Callback::Callback(const py::object& callable, std::string argument)
     : callable_(callable.ptr()), owner_(keep_alive({callable})), argument_(std::move(argument)) {
   if (PyCallable_Check(callable_) == 0) {

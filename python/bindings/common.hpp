@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -155,14 +156,30 @@ class SignalWatch {
 
 void set_main_thread();  // the calling thread is the one that receives signals
 
-// Runs f without the GIL. f touches no Python object; its result must not either.
+void log_dispatch_notes();  // those that wait, to the package's logger
+
+// Runs f without the GIL. f touches no Python object; its result must not either. What the call has to say of where it ran
+// is logged then.
 template <class F>
 auto released(F&& f) -> decltype(f()) {
   SignalWatch watch;
+  const auto told = [] {
+    if (policy::dispatch_notes_waiting()) log_dispatch_notes();
+  };
   try {
-    // Releasing the GIL is safe here: the arguments of the binding keep every buffer alive, and f sees only C++ views.
-    py::gil_scoped_release nogil;
-    return f();
+    const auto call = [&] {
+      // Releasing the GIL is safe here: the arguments of the binding keep every buffer alive, and f sees only C++ views.
+      py::gil_scoped_release nogil;
+      return f();
+    };
+    if constexpr (std::is_void_v<decltype(f())>) {
+      call();
+      told();
+    } else {
+      auto result = call();
+      told();
+      return result;
+    }
   } catch (const Interrupted& reason) {
     watch.raise_pending(reason);
   }

@@ -318,13 +318,19 @@ def test_the_whole_on_the_stand_in(fake: Path, ledger: ModuleType, tmp_path: Pat
     kinds = {(made["kind"], made["item"]) for made in records}
     expected = {("parity", "pytest -m device"), ("fit", "device_fit"), ("sweep", "sweep")}
     expected |= {("solve", name) for name in ("upload", "warm step", "cold step", "cold step against newton_step")}
-    expected |= {("stage", name) for name in ("frame_build", "border_build", "attempt")}
+    expected |= {("solve", name) for name in ("pcg step", "batch")}
+    stages = ("frame_build", "border_build", "attempt", "dual_build", "dual_border_build", "calibration")
+    expected |= {("stage", name) for name in stages}
     if (Path(folder) / "tests" / "device_ceilings").is_file():
         names = ("copy on the device", "float64 product", "reduce", "expand", "apply_h", "solve (graph)")
         expected |= {("stage", name) for name in names}
     assert kinds >= expected
     assert records[0]["tests"] == {"run": 1, "passed": 1, "failed": [], "skipped": {}}
     warm = [made for made in records if made["item"] == "warm step"]
+    assert [made["route"] for made in warm] == ["direct", "direct", "dual"]
+    dual = warm.pop()
+    assert dual["parity"]["metric_a"] < 1e-12
+    assert dual["certificate"] < 1e-14
     assert [made["shape"]["border"] for made in warm] == ["dense", "tridiagonal"]
     assert all(made["parity"] == {"metric_a": 0.0, "same_bits": True} for made in warm)
     assert all(made["certificate"] < 1e-15 and made["counters"]["syncs"] >= 1 for made in warm)

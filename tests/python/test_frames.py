@@ -82,8 +82,8 @@ def test_without_a_device_every_device_test_is_a_counted_skip() -> None:
     result = suite("/nowhere.so", "-m", "device", "-k", "test_td_11 or test_td_03")
     assert result.returncode == 0, result.stdout
     assert f"{NO_DEVICE}backend_not_compiled: this build has no CUDA backend" in result.stdout
-    assert "13 skipped" in result.stdout
-    assert "13 tests were skipped for want of a device" in result.stdout
+    assert "33 skipped" in result.stdout
+    assert "33 tests were skipped for want of a device" in result.stdout
 
 
 def test_a_required_device_that_is_missing_is_a_failure() -> None:
@@ -362,6 +362,41 @@ def test_a_fault_under_auto_is_the_cpu_counted_each_time_and_logged_once(fake: P
     told = run(fake, program, ARROWSCHUR_FAKE_FAIL="reduce:1:-1:1")
     assert told.count("fit ran on the CPU: device_fault: the device failed in reduce") == 1
     assert told.count("WARNING") == 1
+
+
+def test_each_route_says_once_where_it_runs(fake: Path) -> None:
+    program = """
+        logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+        for _ in range(3):
+            asn.newton_step(system)
+            asn.ArrowFrame.build(system)
+            workspace = asn.ResidentWorkspace.from_system(system)
+            workspace.fit()
+            workspace.device_fit()
+            workspace.inner_iteration(device="off")
+            asn.solve_batch([system] * 3)
+            asn.solve_batch([system] * 3, device="required")
+        # A CPU that is slower than the reference device, and a device that fails.
+        slow = asn.policy.MachineProfile.built_in().replace(mem_bw=1e4, rate_vec=1e4, rate_mat=1e4)
+        asn.policy.set_profile(slow)
+        many = [fixtures.coupled_fixture(1600, 2, 19, seed=seed).system() for seed in range(8)]
+        for _ in range(2):
+            assert {r.backend for r in asn.solve_batch(many)} == {"cpu"}
+    """
+    told = run(fake, program, ARROWSCHUR_FAKE_FAIL="batch_solve:4:-1:1")
+    lines = [
+        line.removeprefix("arrowschur_native ") for line in told.splitlines() if line.startswith("arrowschur_native")
+    ]
+    expected = (
+        "INFO direct: first run on the CPU (below_threshold), n = 8, T = 16, k = 4",
+        "INFO frame: first run on the device (required_supported), n = 8, T = 16, k = 4",
+        "INFO fit: first run on the CPU (below_threshold), n = 8, T = 16, k = 4",
+        "INFO fit: first run on the device (required_supported), n = 8, T = 16, k = 4",
+        "INFO solve_batch: first run on the device (required_supported), n = 24, T = 48, k = 4",
+    )
+    for line in expected:
+        assert lines.count(line) == 1, lines
+    assert sum(line.startswith("WARNING solve_batch ran on the CPU: device_fault") for line in lines) == 1, lines
 
 
 @pytest.mark.usefixtures("no_device")

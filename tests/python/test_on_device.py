@@ -182,6 +182,156 @@ def test_td_07_reference_shapes(device: Place, name: str, norms: list[tuple[floa
         assert np.linalg.norm(step.delta_beta) == pytest.approx(norm_beta, rel=1e-8)
 
 
+# ---- the dual route: T-D-7, T-D-10, T-D-11 once more ---------------------------------------------------------------
+def random_banded(rng: np.random.Generator, n: int, d: int, k: int, width: int) -> asn.ArrowSystem:
+    rows = rng.uniform(-0.5, 0.5, (n, d, d)) / d
+    h_tb = rng.normal(size=(n, d, k)) * 0.5 / (np.sqrt(n * d) + np.sqrt(k))
+    bands = rng.uniform(-0.5, 0.5, (width + 1, k)) / max(width, 1)
+    bands[0] = 4.0
+    h_tt = rows + rows.transpose(0, 2, 1) + 3 * np.eye(d)
+    return asn.ArrowSystem(h_tt, h_tb, asn.BandedBorder(bands), rng.normal(size=(n, d)), rng.normal(size=k))
+
+
+def test_td_07_dual_frame_and_reupload_have_the_same_bits(device: Place, random: np.random.Generator) -> None:
+    for system in (
+        random_banded(random, 20, 2, 300, 1),
+        fixtures.coupled_fixture(30, 2, 200, seed=5, border="diagonal").system(),
+    ):
+        frame = asn.ArrowFrame.build(system, 1e-3, 1e-2, route="dual")
+        base = asn.BaseArrowFrame(system, route="dual")
+        for _ in range(4):
+            g_t, g_beta = random.normal(size=(system.n, 2)), random.normal(size=system.k)
+            step = frame.step(g_t, g_beta)
+            own = system.with_gradient(g_t, g_beta)
+            once = asn.newton_step_reupload(own, ridge_t=1e-3, ridge_beta=1e-2, route="dual")
+            assert device.ran(step, RESIDENT)
+            assert device.ran(once, REUPLOAD)
+            assert step.route == once.route == "dual"
+            assert bits(step) == bits(once) == bits(frame.step(g_t, g_beta))
+            assert bits(step) == bits(base.refactor_and_solve(1e-3, 1e-2, g_t, g_beta))
+        assert frame.telemetry.capture_failures == 0
+
+
+@pytest.mark.parametrize("width", [0, 1, 2, 7, 40])
+@pytest.mark.parametrize("shape", [(8, 6, 60), (12, 10, 130), (3, 20, 70), (60, 2, 500)])
+def test_td_11_dual_step_parity(
+    device: Place, shape: tuple[int, int, int], width: int, random: np.random.Generator
+) -> None:
+    system = random_banded(random, *shape, width)
+    for ridges in ((0.0, 0.0), (1e-9, 1e-2)):
+        step = asn.ArrowFrame.build(system, *ridges, route="dual").step(certificate=True)
+        assert device.ran(step, RESIDENT)
+        assert step.route == "dual"
+        check_step(step, system, 1e-10, ridges)
+
+
+@pytest.mark.large
+def test_td_10_color_arm_takes_the_dual_route(device: Place) -> None:
+    system = fixtures.coupled_fixture(180, 2, 5120, seed=3, coupling=0.9, border="tridiagonal").system()
+    frame = asn.ArrowFrame.build(system)
+    step, direct = frame.step(certificate=True), asn.ArrowFrame.build(system, route="direct").step()
+    assert device.ran(step, RESIDENT)
+    assert (frame.route, direct.route) == ("dual", "direct")
+    check_step(step, system, 1e-11, (0.0, 0.0))
+    assert step.log_det_hessian == pytest.approx(7096.4982008185, rel=1e-11)
+    assert metric_n(step.delta_beta, direct.delta_beta) < 1e-10
+    # T-D-28: without the memory of k x k numbers too, whatever is predicted.
+    need = frame.plan.candidates[0].peak_bytes
+    tight = asn.ArrowFrame.build(system, device_memory_limit=need - 1)
+    assert tight.route == "dual"
+    assert bits(tight.step()) == bits(frame.step())
+    least = frame.plan.candidates[1].peak_bytes
+    with pytest.raises(asn.DeviceUnavailableError, match=f"{least} bytes needed"):
+        asn.ArrowFrame.build(system, device_memory_limit=least - 1)
+
+
+def test_fits_on_the_dual_route(device: Place, random: np.random.Generator) -> None:
+    workspace = asn.ResidentWorkspace.from_system(random_banded(random, 20, 2, 300, 1))
+    options = asn.InnerOptions(solve=asn.SolveOptions(mode="low_rank"))
+    fit, reference = workspace.device_fit(options), workspace.cpu_reference_fit()
+    assert device.ran(fit, FULL)
+    assert fit.route == "dual"
+    assert metric_n(fit.t, reference.t) < 1e-9
+    assert metric_n(fit.beta, reference.beta) < 1e-9
+
+
+# ---- T-D-21: conjugate gradients -----------------------------------------------------------------------------------
+def test_td_21_dense_pcg(device: Place) -> None:
+    k = 512
+    i = np.arange(k)
+    border = np.diag(2.5 + 0.001 * (i % 17))
+    for offset, value in ((1, -0.05), (7, 0.01)):
+        border += value * (np.eye(k, k=offset) + np.eye(k, k=-offset))
+    g_beta = -np.sin(0.013 * (i + 1))
+    none = np.zeros((0, 1, 1)), np.zeros((0, 1, k)), border, np.zeros((0, 1)), g_beta
+    pcg = asn.PcgOptions(max_iterations=200, relative_tolerance=1e-12)
+    options = asn.SolveOptions(mode="inexact_pcg", preconditioner="diagonal", pcg=pcg, device="off")
+    for detect in (False, True):
+        system = asn.ArrowSystem(*none, detect_structure=detect)
+        step = asn.ArrowFrame.build(system, route="inexact_pcg", pcg=pcg).step(certificate=True)
+        assert device.ran(step, RESIDENT)  # one that declines is a failure
+        host = asn.newton_step(system, options=options)
+        assert metric_a(step.delta_beta, host.delta_beta) < 1e-10
+        assert step.pcg is not None
+        assert step.pcg.matvec_calls == step.pcg.iterations > 0
+        assert step.pcg.stopping_reason == "converged"
+        assert step.pcg.final_relative_residual < 2e-12
+
+
+def test_pcg_of_new_numbers(device: Place, random: np.random.Generator) -> None:
+    pcg = asn.PcgOptions(max_iterations=500, relative_tolerance=1e-13)
+    for n, d, k in ((40, 3, 96), (12, 16, 6), (200, 2, 700)):
+        system = random_system(random, n, d, k)
+        frame = asn.ArrowFrame.build(system, 1e-3, 1e-2, route="inexact_pcg", pcg=pcg)
+        step, dense = frame.step(), asn.newton_step_dense_reference(system, 1e-3, 1e-2)
+        assert device.ran(step, RESIDENT)
+        assert metric_n(step.delta_t, dense.delta_t) < 1e-10
+        assert metric_n(step.delta_beta, dense.delta_beta) < 1e-10
+        assert bits(step) == bits(frame.step()) == bits(frame.step())
+
+
+# ---- T-D-24: batches -----------------------------------------------------------------------------------------------
+def td24_system(n: int, d: int, k: int, s: float, border: float | None = None) -> asn.ArrowSystem:
+    i, r, c = np.arange(n), np.arange(d), np.arange(k)
+    return asn.ArrowSystem(
+        np.broadcast_to((2 + s) * np.eye(d), (n, d, d)).copy(),
+        0.05 * (r[None, :, None] + c[None, None, :] + i[:, None, None] + 1),
+        np.full(k, 2 + s if border is None else border),
+        np.repeat(0.1 * (i[:, None] + 1) + s, d, axis=1),
+        0.2 * (c + 1),
+    )
+
+
+def ran_in_a_batch(device: Place, result: asn.BatchStep | Exception) -> bool:
+    assert isinstance(result, asn.BatchStep)
+    told = result.step.diagnostics.execution_path, result.backend, result.unproven_path
+    return told == (("cpu", "fake", REUPLOAD) if device.stand_in else (REUPLOAD, "cuda", ""))
+
+
+def test_td_24_batch(device: Place, random: np.random.Generator) -> None:
+    ridges = {"ridge_t": 1e-6, "ridge_beta": 1e-6}
+    (only,) = asn.solve_batch([td24_system(5, 2, 3, 0)], device="required", **ridges)
+    assert ran_in_a_batch(device, only)
+    np.testing.assert_allclose(only.step.delta_beta, [0.0476419006, -0.0171112619, -0.0818644244], rtol=1e-8)
+    assert only.log_det_hessian == pytest.approx(8.4420285342, rel=1e-10)
+    systems = [td24_system(*shape) for shape in ((4, 2, 2, 0), (6, 2, 3, 0.5), (3, 1, 2, 1))]
+    systems += [random_system(random, int(n), int(d), int(k)) for n, d, k in random.integers(1, 33, size=(20, 3))]
+    systems += [random_system(random, 5000, 2, 5), random_system(random, 300, 16, 32)]
+    results = asn.solve_batch(systems, device="required", **ridges)
+    for system, there, here in zip(systems, results, asn.solve_batch(systems, device="off", **ridges), strict=True):
+        assert ran_in_a_batch(device, there)
+        assert metric_a(there.step.delta_t, here.step.delta_t) < 1e-12
+        assert metric_a(there.step.delta_beta, here.step.delta_beta) < 1e-12
+        assert there.log_det_hessian == pytest.approx(here.log_det_hessian, rel=1e-12)
+        assert there.step.diagnostics.backward_error < 64 * EPS, system
+    for first, second in zip(results, asn.solve_batch(systems, device="required", **ridges), strict=True):
+        assert bits(first.step) == bits(second.step)
+    good, bad = asn.solve_batch([td24_system(4, 2, 2, 0), td24_system(4, 2, 2, 0, border=-2.0)], device="required")
+    assert ran_in_a_batch(device, good)
+    assert isinstance(bad, asn.SchurFactorError)
+    assert asn.solve_batch([], device="required") == []
+
+
 # ---- T-D-9: sweeps --------------------------------------------------------------------------------------------------
 def check_sweep(variants: list[asn.SweepVariant], device: Place) -> None:
     sweep = asn.run_variant_sweep(variants, runner="device")
@@ -374,10 +524,13 @@ def test_td_19_counters_of_qwen(device: Place, detect: bool, slabs: int) -> None
 
 
 # ---- T-D-26: determinism --------------------------------------------------------------------------------------------
-def test_td_26_equal_bits_while_others_work(device: Place, random: np.random.Generator) -> None:
-    system = random_system(random, 60, 3, 80)
-    frame = asn.ArrowFrame.build(system)
+@pytest.mark.parametrize("route", ["direct", "dual", "inexact_pcg"])
+def test_td_26_equal_bits_while_others_work(device: Place, route: str, random: np.random.Generator) -> None:
+    system = random_system(random, 60, 3, 80) if route != "dual" else random_banded(random, 20, 3, 200, 1)
+    frame = asn.ArrowFrame.build(system, route=route)
     expected = bits(frame.step())
+    batch = [random_system(random, 20, 2, 9) for _ in range(8)]
+    solved = [bits(result.step) for result in asn.solve_batch(batch, device="required")]
     others = [random_system(random, 40, 2, 60) for _ in range(8)]
     stop = threading.Event()
 
@@ -392,7 +545,8 @@ def test_td_26_equal_bits_while_others_work(device: Place, random: np.random.Gen
         for _ in range(10):
             step = frame.step()
             assert device.ran(step, RESIDENT)
-            assert bits(step) == bits(asn.newton_step_reupload(system)) == expected
+            assert bits(step) == bits(asn.newton_step_reupload(system, route=route)) == expected
+            assert [bits(result.step) for result in asn.solve_batch(batch, device="required")] == solved
     finally:
         stop.set()
         for thread in threads:

@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "arrowschur/options.hpp"
 #include "arrowschur/types.hpp"
@@ -429,6 +430,15 @@ struct Decision {
 // Total; stages in the order of their cost: the probe is called at most once, and only when the rest admits. Throws
 // DeviceUnavailableError under `required` when the device cannot be used.
 Decision decide(Device mode, const Eligibility&, const std::function<Probe()>& probe);
+
+// What each route says once per process, with reason code and shape: its first run on a device and its first on the CPU
+// for want of one, and (warnings) what a device failed in. The core prints nothing: who embeds it may log them.
+struct DispatchNote {
+  bool warning = false;
+  std::string text;
+};
+bool dispatch_notes_waiting() noexcept;  // one relaxed load
+std::vector<DispatchNote> take_dispatch_notes();
 
 // Size before driver: auto asks for a device when this call is predicted to take more than 20 ms on the CPU, or the
 // calls of the process, this one included, more than 1 s.

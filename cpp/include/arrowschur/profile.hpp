@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "arrowschur/device.hpp"
 #include "arrowschur/plan.hpp"
 #include "arrowschur/policy.hpp"
 #include "arrowschur/types.hpp"
@@ -44,9 +45,14 @@ MachineProfile built_in_cpu_profile();  // "built-in"
 // calibrate() and set_profile() only, so that the route of a shape does not flip in the middle of a process.
 std::shared_ptr<const MachineProfile> profile_in_force(Calibrate at_first = Calibrate::cache);
 void set_profile(const MachineProfile&);  // InvalidArgument for constants that are not positive
-// Measures this CPU (a fraction of a second, with get_num_threads() threads), writes the record and puts it in force. An
-// unwritable cache is not an error.
+// Measures this CPU (a fraction of a second, with get_num_threads() threads) and, where there is one, the device beside it,
+// writes the records and puts them in force. Looks for a device. An unwritable cache is not an error; where the device fails
+// its thresholds keep their defaults, and calibration_failure() has the reason.
 MachineProfile calibrate();
+// The device's part: at the first plan after the probe the policy of the record for this CPU and device takes force, as
+// `at_first` says (measure: where there is none, it is made). Later calls change nothing.
+void fix_device_policy(Calibrate at_first);
+std::string calibration_failure();  // of the device's part; empty: none
 
 // ---- the record -------------------------------------------------------------------------------------------------------
 inline constexpr int kRecordSchema = 1;
@@ -56,7 +62,8 @@ struct Fingerprint {
   bool operator==(const Fingerprint&) const = default;
   std::string digest() const;  // 32 hexadecimal digits
 };
-Fingerprint machine_fingerprint();
+Fingerprint machine_fingerprint();  // of this CPU alone
+Fingerprint machine_fingerprint(const DeviceFacts&);  // and its device
 // <cache>/arrowschur_native/policy/v<schema>/<fingerprint>.json below $XDG_CACHE_HOME or ~/.cache; empty without either.
 std::string record_path(const Fingerprint&);
 

@@ -19,6 +19,7 @@
 namespace arrowschur::newton {
 namespace {
 
+constexpr const char* kRoute = "solve_batch";
 constexpr const char* kPath = "gpu-reupload";  // everything is sent, nothing kept
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 // Below either, a batch is not worth a launch.
@@ -142,7 +143,10 @@ void solve_members(const std::vector<Member>& members, double ridge_t, double ri
   });
 }
 
-void count_fallback(const std::string& reason) {
+// Counted every time, told once.
+void count_fallback(const char* kind, const std::string& why) {
+  const std::string reason = std::string(kind) + ": " + why;
+  policy::note_once(kRoute, kind, true, [&] { return std::string(kRoute) + " ran on the CPU: " + reason; });
   Telemetry call, work;
   work.cpu_fallbacks = 1;
   work.fallback_reasons.push_back(reason);
@@ -165,6 +169,7 @@ std::vector<char> solve_on_device(std::span<const ArrowSystem> systems, double r
   std::vector<Member> members;
   device::BatchCost cost;
   double cpu = 0.0, work = 0.0;
+  Index rows = 0, total_dim = 0, widest = 0;
   const auto profile = policy::profile_in_force(options.calibrate);
   for (std::size_t i = 0; i < systems.size(); ++i) {
     const ArrowSystem& s = systems[i];
@@ -176,6 +181,9 @@ std::vector<char> solve_on_device(std::span<const ArrowSystem> systems, double r
       continue;
     }
     members.push_back({i, &s});
+    rows += s.n();
+    total_dim += s.total_dim();
+    widest = std::max(widest, s.k());
     const device::BatchCost own = device::batch_cost(s);
     cost.numbers += own.numbers;
     cost.unknowns += own.unknowns;
@@ -188,25 +196,29 @@ std::vector<char> solve_on_device(std::span<const ArrowSystem> systems, double r
   if (!required) {
     if (members.size() < kFewestSystems || work < kLeastWork) return done;
     policy::DeviceQuestion question;
+    question.route = kRoute;
+    question.n = rows, question.total_dim = total_dim, question.k = widest;
     question.missing = in_the_way;
     question.cpu_seconds = cpu;
     question.admissible = true;  // by the gate above
+    question.calibrate = options.calibrate;
     question.device_seconds = [&](const MachineProfile& p) { return device_seconds(cost, p); };
     if (!policy::consider_device(options.device, question).use_device) return done;
     if (device_is_given_up()) {
-      count_fallback("device_fault: the device has failed twice");
+      count_fallback("device_fault", "the device has failed twice");
       return done;
     }
   }
+  if (required) policy::note_decision(kRoute, {true, "required_supported"}, rows, total_dim, widest);
   try {
     solve_members(members, ridge_t, ridge_beta, options, required, results, done);
   } catch (const DeviceUnavailableError& error) {
     if (required) throw;
-    count_fallback("device_unavailable: " + error.reason);
+    count_fallback("device_unavailable", error.reason);
   } catch (const DeviceError& error) {
     if (required) throw;
     note_device_fault();
-    count_fallback(std::string("device_fault: ") + error.what());
+    count_fallback("device_fault", error.what());
   }
   return done;
 }

@@ -10,6 +10,7 @@
 #include "backend/resident_device.hpp"
 #include "newton/resident_shape.hpp"
 #include "newton/solver.hpp"
+#include "plan/device_mode.hpp"
 #include "plan/time_model.hpp"
 #include "system/storage.hpp"
 #include "system/validate.hpp"
@@ -103,14 +104,14 @@ class FrameState {
  public:
   FrameState(const ArrowSystem& s, const FrameOptions& options)
       : device_(s, binding_of(options, s.total_dim(), s.k())), gradient_(gradient_of(s)), n_(s.n()) {
-    device_.factors().configure(options.cache_entries, options.device_memory_limit);
+    set_up(options);
   }
   FrameState(const DeviceParts& parts, const FrameOptions& options)
       : device_(parts, binding_of(options, parts.n * parts.d, parts.k)),
         there_(gradient_of(parts)),
         owner_(parts.owner),
         n_(parts.n) {
-    device_.factors().configure(options.cache_entries, options.device_memory_limit);
+    set_up(options);
   }
 
   std::mutex& mutex() noexcept { return device_.share()->mutex(); }
@@ -225,6 +226,10 @@ class FrameState {
   }
 
  private:
+  void set_up(const FrameOptions& options) {
+    device_.factors().configure(options.cache_entries, options.device_memory_limit);
+    policy::note_decision("frame", {true, "required_supported"}, n_, total_dim(), k());
+  }
   static DeviceVector gradient_of(const DeviceParts& parts) { return {parts.g_t, parts.g_beta, parts.streams}; }
   static Gradient gradient_of(const ArrowSystem& s) { return newton::gradient_of(s); }
   void check_there(const char* name, const double* memory, Index entries) {

@@ -62,18 +62,23 @@ struct ResidentWorkspace::Impl {
 
   // Whether a production call runs on the device. Decided before any work; a call that wanted a device and goes without
   // is counted. Otherwise the factors of the CPU are planned for.
-  bool choose_device(Device of_call, const SolveOptions& options) {
+  bool choose_device(const char* route, Device of_call, const SolveOptions& options) {
     newton::FactorCache& cache = provider.cache();
     cache.take_telemetry();  // of calls that had no outcome to put it in
     if (policy::device_mode(of_call) == Device::required) {
       device.require(options);
+      policy::note_decision(route, {true, "required_supported"}, system.n(), system.total_dim(), system.k());
       return true;
     }
     cache.configure(options);
     policy::DeviceQuestion question;
+    question.route = route;
+    question.n = system.n(), question.total_dim = system.total_dim(), question.k = system.k();
     question.missing = device.obstacle(options);
     question.cpu_seconds = cache.plan().predicted_seconds;
     question.admissible = device.admissible();
+    // No measurement in a thread that holds the workspace's lock.
+    question.calibrate = options.calibrate == Calibrate::off ? Calibrate::off : Calibrate::cache;
     question.device_seconds = [&](const MachineProfile& profile) { return device.seconds(options, profile); };
     const policy::Decision decision = policy::consider_device(of_call, question);
     if (decision.use_device && newton::device_is_given_up()) {
@@ -92,8 +97,8 @@ struct ResidentWorkspace::Impl {
   // on_device(), or, where the mode leaves the choice and the device declines or fails, the CPU: false. Nothing that the
   // CPU reads has been touched.
   template <class OnDevice>
-  bool tried_on_device(Device of_call, const SolveOptions& options, OnDevice&& on_device) {
-    if (!choose_device(of_call, options)) return false;
+  bool tried_on_device(const char* route, Device of_call, const SolveOptions& options, OnDevice&& on_device) {
+    if (!choose_device(route, of_call, options)) return false;
     const bool may_fall_back = policy::device_mode(of_call) != Device::required;
     try {
       on_device();
@@ -213,7 +218,7 @@ InnerFit ResidentWorkspace::fit(const InnerOptions& options, Device device) {
   const Device where = device == Device::automatic ? options.solve.device : device;
   const newton::Gradient g = newton::gradient_of(impl_->system);
   InnerFit fit;
-  if (impl_->tried_on_device(where, options.solve,
+  if (impl_->tried_on_device("fit", where, options.solve,
                              [&] { fit = impl_->device.fit(g, true, impl_->objective_at_zero, options); })) {
     return fit;
   }
@@ -230,7 +235,8 @@ OuterSequence ResidentWorkspace::fit_outer_sequence(std::span<const BaseGradient
   const linalg::ThreadScope threads(options.solve.num_threads);
   const Device where = device == Device::automatic ? options.solve.device : device;
   OuterSequence out;
-  if (!impl_->tried_on_device(where, options.solve, [&] { out = impl_->on_device(gradients, options); })) {
+  if (!impl_->tried_on_device("fit_outer_sequence", where, options.solve,
+                              [&] { out = impl_->on_device(gradients, options); })) {
     out.fits.reserve(gradients.size());
     for (const BaseGradient& g : gradients) out.fits.push_back(impl_->run(g.g_t, g.g_beta, options));
     impl_->forget_unwanted();
@@ -248,7 +254,8 @@ InnerStep ResidentWorkspace::inner_iteration(double ridge_t, double ridge_beta, 
   const std::lock_guard lock(impl_->mutex);
   const newton::Gradient g = newton::gradient_of(impl_->system);
   InnerStep step = impl_->step_at_zero();
-  if (impl_->tried_on_device(device, {}, [&] { impl_->device.step(g, ridge_t, ridge_beta, step); })) return step;
+  if (impl_->tried_on_device("inner_iteration", device, {}, [&] { impl_->device.step(g, ridge_t, ridge_beta, step); }))
+    return step;
   newton::FactorCache& cache = impl_->provider.cache();
   const newton::FactorResult result = cache.get(ridge_t, ridge_beta);
   if (result.factor == nullptr) result.raise();

@@ -89,8 +89,9 @@ Decision decide(Device mode, const Eligibility& eligibility, const std::function
   return {false, "runtime_unavailable"};
 }
 
-Decision consider_device(Device of_call, const DeviceQuestion& question) {
-  const Device mode = device_mode(of_call);
+namespace {
+
+Decision considered(Device mode, const DeviceQuestion& question) {
   Eligibility eligibility;
   if (question.missing != nullptr) {
     eligibility.kind = EligibilityKind::capability_missing;
@@ -104,6 +105,7 @@ Decision consider_device(Device of_call, const DeviceQuestion& question) {
   }
   const Decision decision = decide(mode, eligibility, probed);
   if (!decision.use_device) return decision;
+  fix_device_policy(question.calibrate);
   // What follows is known, or matters, only once there is a device: its profile comes from its facts.
   if (!question.device_seconds) return decide(mode, {EligibilityKind::capability_missing, kHostOnly}, probed);
   if (mode == Device::automatic) {
@@ -111,6 +113,15 @@ Decision consider_device(Device of_call, const DeviceQuestion& question) {
     if (!(kNearer * seconds < question.cpu_seconds))
       return decide(mode, {EligibilityKind::measured_slower, {}}, probed);
   }
+  return decision;
+}
+
+}  // namespace
+
+Decision consider_device(Device of_call, const DeviceQuestion& question) {
+  const Device mode = device_mode(of_call);
+  const Decision decision = considered(mode, question);
+  if (mode != Device::off) note_decision(question.route, decision, question.n, question.total_dim, question.k);
   return decision;
 }
 

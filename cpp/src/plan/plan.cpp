@@ -279,7 +279,10 @@ class Planner {
     const auto size = [](Index i) { return static_cast<policy::Size>(i); };
     const Index n = plan_.facts.n, k = plan_.facts.k, d = shape_.problem.max_dim;
     policy::DeviceQuestion question;
+    question.route = to_string(plan_.route);
+    question.n = n, question.total_dim = plan_.facts.total_dim, question.k = k;
     question.cpu_seconds = plan_.predicted_seconds;
+    question.calibrate = options_.calibrate;
     if (shape_.operator_border || shape_.form == CrossForm::callback) {
       question.missing = "callbacks run on the host";
     } else if (plan_.route == Route::inexact_pcg) {

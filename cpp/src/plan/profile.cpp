@@ -13,7 +13,10 @@
 #include "arrowschur/error.hpp"
 #include "arrowschur/threads.hpp"
 #include "arrowschur/version.hpp"
+#include "backend/device_loader.hpp"
+#include "backend/measure_device.hpp"
 #include "linalg/kernels.hpp"
+#include "plan/device_mode.hpp"
 #include "plan/measure.hpp"
 #include "plan/policy_json.hpp"
 #include "system/format.hpp"
@@ -90,6 +93,8 @@ struct InForce {
   std::mutex mutex;
   std::shared_ptr<const MachineProfile> profile;  // null before the first plan
   DispatchPolicy policy;
+  bool device_fixed = false;
+  std::string device_failure;
 };
 InForce& state() {
   static InForce in_force;
@@ -118,8 +123,7 @@ std::string fact(const char* key) {
   return "";
 }
 
-std::optional<CalibrationRecord> stored_record() {
-  const Fingerprint fingerprint = machine_fingerprint();
+std::optional<CalibrationRecord> stored_record(const Fingerprint& fingerprint) {
   const std::string path = record_path(fingerprint);
   if (path.empty()) return std::nullopt;
   std::ifstream file(path, std::ios::binary);
@@ -152,6 +156,26 @@ CalibrationRecord measured_record() {
   return record;
 }
 
+// Of CPU and device together; the failure where the device has one.
+CalibrationRecord measured_record(const DeviceFacts& facts, const MachineProfile& cpu, std::string& failure) {
+  CalibrationRecord record;
+  record.fingerprint = machine_fingerprint(facts);
+  record.profile = cpu;
+  failure.clear();
+  try {
+    record.measurements = measure_operations();
+    record.policy = calibrated(DispatchPolicy{}, record.measurements);
+  } catch (const ArrowError& error) {
+    failure = error.what();
+    record.measurements.clear();
+    note_once("calibration", "failed", true,
+              [&] { return "the device was not calibrated, defaults stand: " + failure; });
+  }
+  return record;
+}
+
+bool device_is_there() { return device_info().outcome == DeviceOutcome::available; }
+
 }  // namespace
 
 MachineProfile reference_profile() {
@@ -173,7 +197,7 @@ std::shared_ptr<const MachineProfile> profile_in_force(Calibrate at_first) {
   InForce& now = state();
   const std::lock_guard<std::mutex> lock(now.mutex);
   if (now.profile == nullptr) {
-    auto record = at_first == Calibrate::off ? std::nullopt : stored_record();
+    auto record = at_first == Calibrate::off ? std::nullopt : stored_record(machine_fingerprint());
     if (!record && at_first == Calibrate::measure) {
       record = measured_record();
       store(*record);
@@ -191,10 +215,45 @@ void set_profile(const MachineProfile& profile) {
   now.profile = std::make_shared<const MachineProfile>(profile);
 }
 
+void fix_device_policy(Calibrate at_first) {
+  InForce& now = state();
+  {
+    const std::lock_guard<std::mutex> lock(now.mutex);
+    if (now.device_fixed) return;
+    now.device_fixed = true;  // who comes meanwhile goes on with what is in force
+  }
+  if (at_first == Calibrate::off || !device_is_there()) return;
+  const DeviceFacts& facts = *device_info().facts;
+  auto record = stored_record(machine_fingerprint(facts));
+  std::string failure;
+  if (!record && at_first == Calibrate::measure) {
+    record = measured_record(facts, *profile_in_force(at_first), failure);
+    if (failure.empty()) store(*record);
+  }
+  const std::lock_guard<std::mutex> lock(now.mutex);
+  if (record && failure.empty()) now.policy = record->policy;
+  now.device_failure = failure;
+}
+
+std::string calibration_failure() {
+  InForce& now = state();
+  const std::lock_guard<std::mutex> lock(now.mutex);
+  return now.device_failure;
+}
+
 MachineProfile calibrate() {
   const CalibrationRecord record = measured_record();
   store(record);
   set_profile(record.profile);
+  if (!device::backend_is_there() || !device_is_there()) return record.profile;
+  std::string failure;
+  const CalibrationRecord both = measured_record(*device_info().facts, record.profile, failure);
+  if (failure.empty()) store(both);
+  InForce& now = state();
+  const std::lock_guard<std::mutex> lock(now.mutex);
+  now.device_fixed = true;
+  now.device_failure = failure;
+  now.policy = both.policy;
   return record.profile;
 }
 
@@ -218,14 +277,27 @@ std::string Fingerprint::digest() const {
   return text;
 }
 
-Fingerprint machine_fingerprint() {
+namespace {
+
+Fingerprint fingerprint_of(const DeviceFacts* facts) {
+  const auto flag = [](const std::optional<bool>& value) { return value ? std::to_string(*value) : std::string("-"); };
+  const auto of_device = [&](auto&& text) { return facts == nullptr ? std::string() : std::string(text(*facts)); };
   Fingerprint f;
+  const auto add = [&](const char* name, auto&& text) { f.fields.emplace_back(name, of_device(text)); };
   f.fields.emplace_back("schema", std::to_string(kRecordSchema));
-  for (const char* device :
-       {"device", "compute_capability", "multiprocessors", "threads_per_multiprocessor", "shared_memory_per_block",
-        "l2_bytes", "total_memory", "ecc", "integrated", "mig", "driver"}) {
-    f.fields.emplace_back(device, "");
-  }
+  add("device", [](const DeviceFacts& d) { return d.name; });
+  add("compute_capability",
+      [](const DeviceFacts& d) { return std::to_string(d.compute_major) + '.' + std::to_string(d.compute_minor); });
+  add("multiprocessors", [](const DeviceFacts& d) { return std::to_string(d.multiprocessors); });
+  add("threads_per_multiprocessor", [](const DeviceFacts& d) { return std::to_string(d.threads_per_multiprocessor); });
+  add("shared_memory_per_block", [](const DeviceFacts& d) { return std::to_string(d.shared_bytes_per_block); });
+  add("l2_bytes", [](const DeviceFacts& d) { return std::to_string(d.l2_bytes); });
+  add("total_memory", [](const DeviceFacts& d) { return std::to_string(d.total_bytes); });
+  add("ecc", [&](const DeviceFacts& d) { return flag(d.ecc); });
+  add("integrated", [&](const DeviceFacts& d) { return flag(d.integrated); });
+  add("mig", [&](const DeviceFacts& d) { return flag(d.mig); });
+  add("driver",
+      [](const DeviceFacts& d) { return std::to_string(d.driver_version) + ' ' + std::to_string(d.runtime_version); });
   f.fields.emplace_back("cpu", cpu_model());
   f.fields.emplace_back("threads", std::to_string(get_num_threads()));
   f.fields.emplace_back("instruction_set", linalg::instruction_set());
@@ -233,6 +305,11 @@ Fingerprint machine_fingerprint() {
   f.fields.emplace_back("library", version());
   return f;
 }
+
+}  // namespace
+
+Fingerprint machine_fingerprint() { return fingerprint_of(nullptr); }
+Fingerprint machine_fingerprint(const DeviceFacts& facts) { return fingerprint_of(&facts); }
 
 std::string record_path(const Fingerprint& fingerprint) {
   std::filesystem::path cache = environment("XDG_CACHE_HOME");

@@ -176,8 +176,26 @@ void measure_stages(const ArrowschurDeviceTable& t, const Plan& plan, const Shap
        [&](Bench& b, const Frame& f) { return t.border_solve(&f.system, &f.factor, b.x + p.total, f.workspace, s); });
   time("expand", [&](Bench& b, const Frame& f) { return t.expand(&f.system, &f.factor, b.x, f.workspace, s); });
   time("apply_h", [&](Bench& b, const Frame& f) { return t.apply_h(&f.system, b.g, b.q, f.workspace, s); });
+  time("schur_apply", [&](Bench& b, const Frame& f) {
+    return t.schur_apply(&f.system, 0.2, &f.factor, b.g + p.total, b.q, f.workspace, s);
+  });
   time("solve", [&](Bench& b, const Frame&) { return t.graph_launch(b.graph, s); });
   for (const auto& frame : frames) CHECK_EQUAL(frame->frame.record().failed, 0u);
+  if (dense || p.total >= p.k) return;
+
+  // The dual route, where it pays: W is made, V and C are made again and again.
+  std::vector<std::unique_ptr<Frame>> duals(frames.size());
+  frames.clear();
+  for (auto& frame : duals) {
+    frame = std::make_unique<Frame>(stream, p, false, false, true);
+    frame->build(0.1, 0.2);
+  }
+  const auto reduce = [&](int i) {
+    const Frame& f = *duals[static_cast<std::size_t>(i) % duals.size()];
+    stream.require(t.dual_reduce(&f.system, 0.2, &f.factor, f.workspace, s));
+  };
+  print("dual_reduce", shape, duals.size(), time_work(stream, plan, reduce));
+  for (const auto& frame : duals) CHECK_EQUAL(frame->record().failed, 0u);
 }
 
 int run(const std::string& backend, const Plan& plan) {

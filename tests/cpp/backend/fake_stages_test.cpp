@@ -4,10 +4,13 @@
 
 #include <random>
 
+#include "backend/batch_driver.hpp"
 #include "backend/device_loader.hpp"
+#include "backend/dual_driver.hpp"
 #include "backend/fake_device.hpp"
 #include "backend/route_driver.hpp"
-#include "backend/stage_driver.hpp"
+#include "backend/rows_driver.hpp"
+#include "backend/schur_driver.hpp"
 #include "check.hpp"
 
 using namespace stage_driver;

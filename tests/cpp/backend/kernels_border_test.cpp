@@ -161,6 +161,143 @@ TEST(DiagonalBlocksAreInverted) {
   }
 }
 
+// Bands against the definition, in long double: entry by entry.
+TEST(BandsHaveTheirFactors) {
+  std::mt19937_64 engine(23);
+  std::uniform_real_distribution<double> uniform(-1.0, 1.0);
+  for (const std::int64_t width : {0, 1, 2, 8, 9, 64}) {
+    for (const std::int64_t k : {1, 2, 15, 16, 17, 511, 512, 513, 1100}) {
+      // Diagonals of one size, and of sizes whose products leave the range of numbers at once.
+      for (const double spread : {0.0, 60.0, 120.0}) {
+        Vector values(at((width + 1) * k), kNothing);
+        std::vector<double> scale(at(k));
+        for (double& x : scale) x = std::pow(10.0, spread * uniform(engine));
+        for (std::int64_t j = 0; j <= width; ++j) {
+          for (std::int64_t c = 0; c + j < k; ++c) {
+            const double entry = j == 0 ? 2.0 + uniform(engine) : uniform(engine) / static_cast<double>(width + 1);
+            values[at(j * k + c)] = entry * scale[at(c)] * scale[at(c + j)];
+          }
+        }
+        std::vector<long double> l(values.begin(), values.end());
+        for (std::int64_t c = 0; c < k; ++c) {
+          for (std::int64_t r = c; r < std::min(k, c + width + 1); ++r) {
+            long double sum = values[at((r - c) * k + c)];
+            for (std::int64_t q = std::max<std::int64_t>(0, r - width); q < c; ++q) {
+              sum -= l[at((r - q) * k + q)] * l[at((c - q) * k + q)];
+            }
+            l[at((r - c) * k + c)] = r == c ? std::sqrt(sum) : sum / l[at(c)];
+          }
+        }
+        for (const Order order : kOrders) {
+          Vector factor(values.size(), kNothing);
+          ArrowschurBuildRecord record{};
+          const BandArgs args{k, width, 0.0, values.data(), factor.data(), &record};
+          if (width == 0) execute<DiagonalFactor>(args, order);
+          if (width == 1) execute<TridiagonalFactor>(args, order);
+          if (width > 0) {
+            Vector other(values.size(), kNothing);
+            BandArgs general = args;
+            if (width == 1) general.factor = other.data();
+            width <= kNarrowBand ? execute<BandFactor<32>>(general, order) : execute<BandFactor<256>>(general, order);
+          }
+          CHECK_EQUAL(record.failed, 0u);
+          double worst = 0.0;
+          for (std::int64_t j = 0; j <= width; ++j) {
+            for (std::int64_t c = 0; c + j < k; ++c) {
+              const long double exact = l[at(j * k + c)], size = std::fabs(l[at(c + j)]);
+              worst = std::max(worst, static_cast<double>(std::fabs(factor[at(j * k + c)] - exact) / size));
+            }
+          }
+          CHECK(worst < 1e-14);
+        }
+      }
+    }
+  }
+}
+
+// One vector through both triangles, in stretches of one column and of several; ill conditioned ones, too, whose rows of L
+// are not dominated by their diagonal: as near as substitution comes.
+TEST(TridiagonalSolvesAgreeWithSubstitution) {
+  std::mt19937_64 engine(29);
+  std::uniform_real_distribution<double> uniform(-1.0, 1.0);
+  for (const std::int64_t k : {1, 2, 3, 700, 1024, 1025, 3000}) {
+    for (const double off : {0.3, 2.5}) {  // the entries below the diagonal, which is from 1 to 2
+      Vector l(at(2 * k)), b = random_vector(k, 31);
+      for (std::int64_t c = 0; c < k; ++c) {
+        l[at(c)] = 1.5 + 0.5 * uniform(engine);
+        l[at(k + c)] = c + 1 < k ? (c % 7 < 3 ? off : 0.2) * uniform(engine) : kNothing;
+      }
+      std::vector<long double> exact(b.begin(), b.end());
+      Vector plain = b;
+      const auto substitute = [&](auto& x) {
+        for (std::int64_t c = 0; c < k; ++c) {
+          if (c > 0) x[at(c)] -= l[at(k + c - 1)] * x[at(c - 1)];
+          x[at(c)] /= l[at(c)];
+        }
+        for (std::int64_t c = k - 1; c >= 0; --c) {
+          if (c + 1 < k) x[at(c)] -= l[at(k + c)] * x[at(c + 1)];
+          x[at(c)] /= l[at(c)];
+        }
+      };
+      substitute(exact), substitute(plain);
+      double size = 0.0, distance = 0.0;
+      for (std::int64_t c = 0; c < k; ++c) {
+        size = std::max(size, static_cast<double>(std::fabs(exact[at(c)])));
+        distance = std::max(distance, static_cast<double>(std::fabs(exact[at(c)] - plain[at(c)])));
+      }
+      for (const Order order : kOrders) {
+        for (const bool in_place : {false, true}) {
+          ArrowschurBuildRecord record{};
+          Vector x = in_place ? b : Vector(b.size(), kNothing);
+          execute<TridiagonalSolve>({k, l.data(), in_place ? x.data() : b.data(), x.data(), &record}, order);
+          double found = 0.0;
+          for (std::int64_t c = 0; c < k; ++c) {
+            found = std::max(found, static_cast<double>(std::fabs(exact[at(c)] - x[at(c)])));
+          }
+          CHECK(found <= 8.0 * distance + 4e-16 * size);
+        }
+      }
+    }
+  }
+}
+
+// The first bad pivot of a band: in its first columns, in the middle of eight, where a chunk ends.
+TEST(BandsNameTheirBadPivot) {
+  constexpr std::int64_t k = 700;
+  for (const std::int64_t width : {0, 1, 3, 20}) {
+    for (const std::int64_t bad : {0, 5, 15, 16, 350, 511, 512, 699}) {
+      for (const double value :
+           {-1.0, 0.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+        Vector values(at((width + 1) * k), 0.0), factor(values.size(), kNothing);
+        for (std::int64_t c = 0; c < k; ++c) {
+          values[at(c)] = c == bad ? value : 3.0;
+          for (std::int64_t j = 1; j <= width && c + j < k; ++j) {
+            values[at(j * k + c)] = c + j == bad || c == bad ? 0.0 : 1.0 / static_cast<double>(width + 1);
+          }
+        }
+        ArrowschurBuildRecord record{};
+        record.failed = ARROWSCHUR_BORDER_FAILED;  // of a build before
+        const BandArgs args{k, width, 0.0, values.data(), factor.data(), &record};
+        switch (width) {
+          case 0:
+            execute<DiagonalFactor>(args);
+            break;
+          case 1:
+            execute<TridiagonalFactor>(args);
+            break;
+          case 3:
+            execute<BandFactor<32>>(args);
+            break;
+          default:
+            execute<BandFactor<256>>(args);
+        }
+        CHECK_EQUAL(record.failed, unsigned{ARROWSCHUR_BAND_FAILED});
+        CHECK_EQUAL(record.border_pivot, static_cast<int>(bad));
+      }
+    }
+  }
+}
+
 TEST(BothWaysToSolveAgreeWithSubstitution) {
   for (const std::int64_t k : {0, 1, 2, 33, 127, 128, 129, 255, 256, 257, 700}) {
     const Vector l = lower_triangle(k, 17), b = random_vector(k, 19), expected = plain_solve(l, k, b);

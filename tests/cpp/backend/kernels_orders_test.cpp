@@ -168,6 +168,40 @@ TEST(TheDualRoute) {
   }
 }
 
+// S x for one to five pairs of columns of a thread, odd widths and even ones, and beyond.
+TEST(ProductsWithWideSlabs) {
+  for (const std::int64_t k : {1024, 1025, 2047, 2048, 3000, 3999, 4096, 5119, 5120, 5121}) {
+    for (const std::int64_t lines : {1, 2, 139, 270}) {
+      std::mt19937_64 engine(11);
+      std::normal_distribution<double> normal;
+      Vector w(static_cast<std::size_t>(lines * k)), x(static_cast<std::size_t>(k)), diagonal(x.size(), 2.0);
+      for (double& value : w) value = normal(engine);
+      for (double& value : x) value = normal(engine);
+      ArrowschurBuildRecord record{};
+      System s{};
+      s.n = s.total = lines, s.k = k, s.border_form = ARROWSCHUR_BORDER_BANDED, s.border = diagonal.data();
+      Factor f{};
+      f.w = w.data(), f.record = &record;
+      std::vector<Vector> found;
+      for (const Order order : kOrders) {
+        HostQueue queue(order);
+        Vector y(x.size(), kNothing), workspace(static_cast<std::size_t>(workspace_doubles(lines, k, 0)), kNothing);
+        schur_apply(queue, s, 0.5, f, x.data(), y.data(), workspace.data());
+        found.push_back(std::move(y));
+      }
+      CHECK(same_bits(found[0], found[1]) && same_bits(found[0], found[2]));
+      long double h = 0.0L, expected = 2.5L * x[7];
+      for (std::int64_t t = 0; t < lines; ++t, h = 0.0L) {
+        const double* const line = w.data() + t * k;
+        for (std::size_t c = 0; c < x.size(); ++c) h += static_cast<long double>(line[c]) * x[c];
+        expected -= h * line[7];
+      }
+      const double scale = static_cast<double>(lines * k);
+      CHECK(std::fabs(static_cast<double>(expected) - found[0][7]) <= 1e-16 * scale);
+    }
+  }
+}
+
 // Systems of every depth, some without a factor, and one that several blocks share.
 TEST(Batches) {
   std::vector<Problem> problems;

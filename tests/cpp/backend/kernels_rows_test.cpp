@@ -8,7 +8,7 @@
 
 #include "arrowschur/inner_loop.hpp"
 #include "backend/host_queue.hpp"
-#include "backend/stage_driver.hpp"
+#include "backend/rows_driver.hpp"
 #include "check.hpp"
 #include "linalg/blas.hpp"
 
