@@ -35,6 +35,9 @@ void require_on_device(const Table& table, const char* name, const void* memory,
   const int own = runtime().info.facts->ordinal;
   const std::string expected = "memory of device " + std::to_string(own);
   if (memory == nullptr) throw InvalidArgument(name, "a null pointer", expected);
+  if (reinterpret_cast<std::uintptr_t>(memory) % alignof(double) != 0) {
+    throw InvalidArgument(name, "an address that is not a multiple of 8", expected + ", aligned to its entries");
+  }
   std::int32_t ordinal = -1;
   require(table, table.memory_ordinal(memory, &ordinal), "memory_ordinal");
   if (ordinal == own) return;
