@@ -217,6 +217,29 @@ def test_inputs_are_held_for_as_long_as_a_frame_reads_them(fake: Path) -> None:
     )
 
 
+def test_inputs_are_given_back_when_nothing_reads_them(fake: Path) -> None:
+    run(
+        fake,
+        """
+        import ctypes, os
+        fail = ctypes.CDLL(os.environ["ARROWSCHUR_CUDA_BACKEND"]).arrowschur_fake_fail
+        syncs = []
+        class Watched(DlpackArray):
+            def _delete(self, managed):
+                syncs.append(backend.calls(b"stream_synchronize"))
+                super()._delete(managed)
+        base = asn.BaseArrowFrame(there(f, Watched))
+        fail(b"factor_border", 1, 1, 1)
+        with pytest.raises(asn.DeviceError):
+            base.factor_at(0.5, 0.25)  # whose rows are queued by then
+        before = backend.calls(b"stream_synchronize")
+        del base
+        gc.collect()
+        assert len(syncs) == 5 and min(syncs) > before
+        """,
+    )
+
+
 def test_the_callers_streams_are_waited_for_once(fake: Path) -> None:
     run(
         fake,

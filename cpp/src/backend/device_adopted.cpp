@@ -59,6 +59,11 @@ DeviceSystem::DeviceSystem(Lane& lane, const DeviceParts& parts, FullInverse ful
   adopt(parts);
 }
 
+// What a call that ended early has queued may still read the caller's blocks, which the owner then gives back.
+DeviceSystem::~DeviceSystem() {
+  if (adopts_ && handles_are_valid()) lane_.table().stream_synchronize(lane_.stream());
+}
+
 void DeviceSystem::describe(const DeviceParts& parts) {
   const PartSizes sizes(parts);
   n_ = parts.n;
