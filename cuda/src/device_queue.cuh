@@ -52,8 +52,10 @@ class DeviceQueue {
     }
     const std::size_t shared = launch.shared_doubles * sizeof(double);
     if (launch.shared_doubles > kernels::kSharedDoubles) {
-      const cudaError_t error = cudaFuncSetAttribute(phases<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                     static_cast<int>(shared));
+      // A limit of the function, whoever launches it: never lowered, so that no other thread's launch is refused.
+      constexpr int kLimit = kernels::kMostSharedDoubles * sizeof(double);
+      const cudaError_t error =
+          cudaFuncSetAttribute(phases<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, kLimit);
       if (const int status = check(error, stage_)) return status;
     }
     phases<Kernel><<<static_cast<unsigned>(launch.blocks), Kernel::kThreads, shared, stream_.get()>>>(args,

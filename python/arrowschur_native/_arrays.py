@@ -14,8 +14,8 @@ __all__ = ["Array", "as_array", "as_indices", "common_dtype", "describe", "float
 
 Array = NDArray[Any]
 
-# DLDeviceType of the DLPack standard: memory that the CPU can read.
-_DLPACK_CPU = 1
+# DLDeviceType of the DLPack standard: the host's memory, pageable and pinned for CUDA.
+_DLPACK_HOST = (1, 3)
 
 
 def describe(value: Any) -> str:
@@ -25,17 +25,25 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {value!r:.60}"
 
 
+def is_device_array(value: Any) -> bool:
+    """Return whether `value` says that its memory is not the host's."""
+    if isinstance(value, np.ndarray):
+        return False
+    # Asked first: an array that must not be exported has a device all the same, while its interface may raise.
+    if hasattr(value, "__dlpack_device__"):
+        return value.__dlpack_device__()[0] not in _DLPACK_HOST
+    return hasattr(value, "__cuda_array_interface__")
+
+
 def as_array(value: Any, name: str) -> Array:
     """Return `value` as a real numeric NumPy array, without copying where NumPy can avoid it."""
     if type(value) is np.ndarray:
         array = value
     elif isinstance(value, np.ma.MaskedArray):
         raise InvalidArgument(argument=name, got="a masked array", expected="a plain array without masked entries")
-    elif hasattr(value, "__cuda_array_interface__"):
+    elif is_device_array(value):
         raise _device_memory(name)
     elif hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
-        if value.__dlpack_device__()[0] != _DLPACK_CPU:
-            raise _device_memory(name)
         try:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:

@@ -7,23 +7,11 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array
+from ._arrays import Array, is_device_array
 from ._errors import InvalidArgument
 from ._options import _integer
 
 __all__ = ["DeviceArray", "DeviceSystem", "is_device_array"]
-
-# DLPack's kinds of device whose memory the host can read.
-_DLPACK_CPU = 1
-
-
-def is_device_array(value: Any) -> bool:
-    """Return whether `value` says that its memory is not the host's."""
-    if isinstance(value, np.ndarray):
-        return False
-    if hasattr(value, "__cuda_array_interface__"):
-        return True
-    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] != _DLPACK_CPU
 
 
 class DeviceArray:

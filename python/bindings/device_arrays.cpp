@@ -8,7 +8,7 @@ namespace {
 using namespace py::literals;
 
 // ---- the C layout of the DLPack protocol (https://dmlc.github.io/dlpack), versions 0 and 1 -----------------------------
-enum : std::int32_t { kCpu = 1, kCuda = 2, kCudaManaged = 13 };  // kinds of device
+enum : std::int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13 };  // kinds of device
 constexpr std::uint8_t kFloat = 2;  // kind of number
 struct DlDevice {
   std::int32_t kind, ordinal;
@@ -46,9 +46,10 @@ constexpr const char *kName = "dltensor", *kVersionedName = "dltensor_versioned"
 
 std::string text_of(const Shape& shape) { return py::str(py::tuple(py::cast(shape))).cast<std::string>(); }
 
-// Strides in entries of an array in C order; those of axes with at most one entry do not matter.
-bool in_c_order(const Shape& shape, const Shape& strides) {
-  py::ssize_t expected = 1;
+// Strides, in units of which an entry takes `entry`, of an array in C order; those of axes with at most one entry do not
+// matter.
+bool in_c_order(const Shape& shape, const Shape& strides, py::ssize_t entry) {
+  py::ssize_t expected = entry;
   bool empty = false;
   for (std::size_t i = shape.size(); i-- > 0;) {
     empty = empty || shape[i] == 0;
@@ -65,7 +66,8 @@ DeviceArrayView view_of(const DlTensor& tensor, const char* name) {
   if (tensor.type.kind != kFloat || tensor.type.bits != 64 || tensor.type.lanes != 1) refuse(name, type, "float64");
   DeviceArrayView view;
   view.shape.assign(tensor.shape, tensor.shape + tensor.dimensions);
-  if (tensor.strides != nullptr && !in_c_order(view.shape, Shape(tensor.strides, tensor.strides + tensor.dimensions))) {
+  if (tensor.strides != nullptr &&
+      !in_c_order(view.shape, Shape(tensor.strides, tensor.strides + tensor.dimensions), 1)) {
     refuse(name, "an array of shape " + text_of(view.shape) + " that is not in C order", "a C-contiguous array");
   }
   view.data = reinterpret_cast<const double*>(static_cast<const char*>(tensor.data) + tensor.byte_offset);
@@ -82,6 +84,11 @@ DeviceArrayView consume(const py::object& capsule, const char* own_name, const c
     auto* const held = static_cast<Managed*>(p);
     if (held->deleter != nullptr) held->deleter(held);
   });
+  if constexpr (requires { managed->major; }) {
+    // Of a later major version only the deleter is where it was.
+    if (managed->major != 1)
+      refuse(name, "DLPack version " + std::to_string(managed->major), "version 1, or before it");
+  }
   DeviceArrayView view = view_of(managed->tensor, name);
   view.owner = owner;
   return view;
@@ -90,7 +97,8 @@ DeviceArrayView consume(const py::object& capsule, const char* own_name, const c
 DeviceArrayView from_dlpack(const py::object& producer, const char* name) {
   const auto [kind, ordinal] = producer.attr("__dlpack_device__")().cast<std::pair<std::int64_t, std::int64_t>>();
   if (kind != kCuda && kind != kCudaManaged) {
-    refuse(name, kind == kCpu ? "memory of the host" : "memory of DLPack device type " + std::to_string(kind),
+    const bool host = kind == kCpu || kind == kCudaHost;
+    refuse(name, host ? "memory of the host" : "memory of DLPack device type " + std::to_string(kind),
            "memory of a CUDA device");
   }
   // The producer orders its work before the legacy default stream, on which the frame then waits.
@@ -127,9 +135,8 @@ DeviceArrayView from_cuda_array_interface(const py::object& producer, const char
   DeviceArrayView view;
   view.shape = fields["shape"].cast<Shape>();
   if (fields.contains("strides") && !fields["strides"].is_none()) {
-    Shape strides = fields["strides"].cast<Shape>();
-    for (py::ssize_t& stride : strides) stride /= static_cast<py::ssize_t>(sizeof(double));
-    if (strides.size() != view.shape.size() || !in_c_order(view.shape, strides)) {
+    const Shape strides = fields["strides"].cast<Shape>();  // in bytes: a field of a record has any
+    if (strides.size() != view.shape.size() || !in_c_order(view.shape, strides, sizeof(double))) {
       refuse(name, "an array of shape " + text_of(view.shape) + " that is not in C order", "a C-contiguous array");
     }
   }

@@ -132,8 +132,10 @@ class DlpackArray:
         ordinal: int = 0,
         strides: tuple[int, ...] | None = None,
         versioned: bool = False,
+        major: int = 1,
     ) -> None:
         self.backend, self.kind, self.ordinal, self.versioned = backend, kind, ordinal, versioned
+        self.major = major
         self.values = np.array(values)
         self.address = backend.send(self.values, offset)
         self.streams: list[int] = []
@@ -173,7 +175,7 @@ class DlpackArray:
         self.streams.append(-1 if stream is None else stream)
         if self.versioned:
             deleter = _VERSIONED_DELETER(self._delete)
-            held: Any = Versioned(1, 0, None, deleter, 0, self.tensor())
+            held: Any = Versioned(self.major, 0, None, deleter, 0, self.tensor())
         else:
             deleter = _DELETER(self._delete)
             held = Managed(self.tensor(), None, deleter)

@@ -217,6 +217,66 @@ def test_inputs_are_held_for_as_long_as_a_frame_reads_them(fake: Path) -> None:
     )
 
 
+def test_inputs_are_given_back_when_nothing_reads_them(fake: Path) -> None:
+    run(
+        fake,
+        """
+        import ctypes, os
+        fail = ctypes.CDLL(os.environ["ARROWSCHUR_CUDA_BACKEND"]).arrowschur_fake_fail
+        syncs = []
+        class Watched(DlpackArray):
+            def _delete(self, managed):
+                syncs.append(backend.calls(b"stream_synchronize"))
+                super()._delete(managed)
+        base = asn.BaseArrowFrame(there(f, Watched))
+        fail(b"factor_border", 1, 1, 1)
+        with pytest.raises(asn.DeviceError):
+            base.factor_at(0.5, 0.25)  # whose rows are queued by then
+        before = backend.calls(b"stream_synchronize")
+        del base
+        gc.collect()
+        assert len(syncs) == 5 and min(syncs) > before
+        """,
+    )
+
+
+def test_the_callers_streams_are_waited_for_once(fake: Path) -> None:
+    run(
+        fake,
+        """
+        base = asn.BaseArrowFrame(there(f, InterfaceArray, stream=7))
+        for again in range(2):
+            waits = backend.calls(b"stream_wait_external")
+            for ridge in (0.5, 0.5, 1.0):
+                base.refactor_and_solve(ridge, ridge, output="host")
+            # Two for the results of the calls before; none for a stream that may be gone.
+            assert backend.calls(b"stream_wait_external") == waits + 2
+            base.refresh(there(f, InterfaceArray, stream=8))
+            assert backend.calls(b"stream_wait_external") > waits
+        """,
+    )
+
+
+def test_an_array_that_must_not_be_exported_says_so(fake: Path) -> None:
+    run(
+        fake,
+        """
+        class Tracked(DlpackArray):  # as tensors that require a gradient
+            @property
+            def __cuda_array_interface__(self):
+                raise RuntimeError("requires grad")
+            def __dlpack__(self, **more):
+                raise BufferError("requires grad")
+        frame = asn.ArrowFrame.build(system, 0.5, 0.25)
+        with pytest.raises(asn.InvalidArgument, match="requires grad") as caught:
+            frame.step(Tracked(backend, f.g_t), Tracked(backend, f.g_beta))
+        assert caught.value.argument == "g_t"
+        with pytest.raises(asn.UnsupportedConfiguration, match="device memory"):
+            asn.ArrowSystem(Tracked(backend, f.h_tt), f.h_tb, f.h_bb, f.g_t, f.g_beta)
+        """,
+    )
+
+
 def test_a_refresh_reads_other_arrays(fake: Path) -> None:
     run(
         fake,
@@ -260,7 +320,14 @@ def test_what_is_wrong_with_an_array_is_said(fake: Path) -> None:
             refused(name, DlpackArray(backend, other), "shape")
         refused("h_tb", DlpackArray(backend, f.h_tb, strides=(8, 1, 2)), "C order.*C-contiguous")
         refused("h_tb", InterfaceArray(backend, f.h_tb, strides=(64, 8, 16)), "C order")
+        refused("g_beta", InterfaceArray(backend, f.g_beta, strides=(12,)), "C order")  # a field of packed records
         refused("g_t", InterfaceArray(backend, f.g_t, mask=3), "mask")
+        refused("g_t", DlpackArray(backend, f.g_t, kind=3), "memory of the host")
+        for name, values in parts.items():
+            refused(name, DlpackArray(backend, values, offset=4), "not a multiple of 8")
+        later = DlpackArray(backend, f.g_t, versioned=True, major=2)
+        refused("g_t", later, "DLPack version 2")
+        assert later.deleted == 1
         refused("g_t", InterfaceArray(backend, f.g_t, stream=0), "stream 0")
         outside = InterfaceArray(backend, f.g_t)
         outside.address = f.g_t.ctypes.data

@@ -186,6 +186,16 @@ def test_dlpack_producers_are_borrowed() -> None:
     assert np.array_equal(whole(asn.newton_step(system)), whole(asn.newton_step(HAND.system())))
 
 
+def test_pinned_memory_is_the_hosts() -> None:
+    class Pinned(Producer):
+        def __dlpack_device__(self) -> Any:
+            return 3, 0  # kDLCUDAHost
+
+    arrays = arrays_of(HAND)
+    system = asn.ArrowSystem(**{name: Pinned(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    assert np.shares_memory(system.h_tb, arrays["h_tb"])
+
+
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("part", "value"),

@@ -35,6 +35,9 @@ void require_on_device(const Table& table, const char* name, const void* memory,
   const int own = runtime().info.facts->ordinal;
   const std::string expected = "memory of device " + std::to_string(own);
   if (memory == nullptr) throw InvalidArgument(name, "a null pointer", expected);
+  if (reinterpret_cast<std::uintptr_t>(memory) % alignof(double) != 0) {
+    throw InvalidArgument(name, "an address that is not a multiple of 8", expected + ", aligned to its entries");
+  }
   std::int32_t ordinal = -1;
   require(table, table.memory_ordinal(memory, &ordinal), "memory_ordinal");
   if (ordinal == own) return;
@@ -54,6 +57,11 @@ DeviceSystem::DeviceSystem(Lane& lane, const DeviceParts& parts, FullInverse ful
   find_sizes();
   memory_ = Memory(lane_, std::max(aligned(sizes_.workspace), kAlignment));
   adopt(parts);
+}
+
+// What a call that ended early has queued may still read the caller's blocks, which the owner then gives back.
+DeviceSystem::~DeviceSystem() {
+  if (adopts_ && handles_are_valid()) lane_.table().stream_synchronize(lane_.stream());
 }
 
 void DeviceSystem::describe(const DeviceParts& parts) {

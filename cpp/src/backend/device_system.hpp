@@ -32,6 +32,7 @@ class DeviceSystem {
   DeviceSystem(Lane&, const ArrowSystem&, FullInverse);
   // Reads the caller's blocks where they are, as far as they are aligned; check() has passed them.
   DeviceSystem(Lane&, const DeviceParts&, FullInverse);
+  ~DeviceSystem();
   DeviceSystem(const DeviceSystem&) = delete;
   DeviceSystem& operator=(const DeviceSystem&) = delete;
 

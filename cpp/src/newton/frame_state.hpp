@@ -174,7 +174,8 @@ class FrameState {
     device_.factors().configure(options.cache_entries, options.device_memory_limit);
     policy::note_decision("frame", {true, "required_supported"}, n_, total_dim(), k());
   }
-  static DeviceVector gradient_of(const DeviceParts& parts) { return {parts.g_t, parts.g_beta, parts.streams}; }
+  // Complete: binding the system has waited for the caller's streams, which may be gone by the time of a step.
+  static DeviceVector gradient_of(const DeviceParts& parts) { return {parts.g_t, parts.g_beta, {}}; }
   static Gradient gradient_of(const ArrowSystem& s) { return newton::gradient_of(s); }
   void check_there(const char* name, const double* memory, Index entries) {
     device::require_on_device(device_.table(), name, memory, entries);

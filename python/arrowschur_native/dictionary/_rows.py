@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from .._arrays import _device_memory, describe
+from .._arrays import _device_memory, describe, is_device_array
 from .._errors import InvalidArgument
 from ._options import complain
 from ._sklearn import is_sparse
@@ -101,7 +101,7 @@ def _as_array(value: Any, name: str) -> Array:
         )
     if isinstance(value, np.ma.MaskedArray):
         raise complain(name, "a masked array", "a plain array")
-    if hasattr(value, "__cuda_array_interface__"):
+    if is_device_array(value):
         raise _device_memory(name)
     array = np.asarray(value)
     if array.dtype.kind == "c" and name != "X":
