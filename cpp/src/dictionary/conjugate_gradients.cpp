@@ -63,11 +63,11 @@ class Tile {
     residuals(top);
   }
 
-  // Into b: the solution, or the start where a column failed.
-  void store(Index first, const float* const* x0) {
+  // The columns that are solved, into b.
+  void store() {
     for (Index i = 0; i < n_; ++i) {
       for (Index c = 0; c < w_; ++c) {
-        b_[i * p_ + c] = done[size(c)] != 0 ? x_[i * w_ + c] : static_cast<double>(x0[i][first + c]);
+        if (done[size(c)] != 0) b_[i * p_ + c] = x_[i * w_ + c];
       }
     }
   }
@@ -169,7 +169,7 @@ ColumnsReport solve_columns(const SparseSymmetric& a, Index cap, Index p, double
         out.residual += tile.residual[size(c)];
       }
     }
-    tile.store(first, x0);
+    tile.store();
   });
   for (Out& out : outs) {
     report.iterations = std::max(report.iterations, out.iterations);

@@ -29,7 +29,8 @@ struct ColumnsReport {
 // end at least ridge / max diagonal.
 Index iteration_cap(const SparseSymmetric& a, double ridge);
 
-// b [n, p] becomes X, x0 [n, p] is where it starts; a failed column becomes that of x0. `width` columns at a time.
+// b [n, p] becomes X, x0 [n, p] is where it starts; a column that failed stays the right-hand side that it is. `width`
+// columns at a time.
 ColumnsReport solve_columns(const SparseSymmetric& a, Index cap, Index p, double* b, const float* const* x0,
                             Index width);
 

@@ -53,6 +53,7 @@ class Trainer {
       c.indices.resize(size(rows_.count * s_));
       c.codes.resize(size(rows_.count * s_));
     }
+    if (o_.refreshes_per_epoch > 1) energies_.resize(size(rows_.count));
     StepSeconds seconds;
     pass(seconds);  // before the first pass is done there is nothing to keep: an interrupt passes through
     ev_path_.push_back(now_.ev);
@@ -81,8 +82,9 @@ class Trainer {
     PassSums sums;
     Codes& codes = codes_[ev_path_.empty() ? 0 : into];
     run_pass(pack_, 0, rows_.count, 0, router, s_,
-             {codes.indices.data(), codes.codes.data(), nullptr, &statistics_, &reservoir_, nullptr}, sums, counters_,
-             route_, seconds);
+             {codes.indices.data(), codes.codes.data(), energies_.empty() ? nullptr : energies_.data(), &statistics_,
+              &reservoir_, nullptr},
+             sums, counters_, route_, seconds);
     last_codes_ = ev_path_.empty() ? 0 : into;
     energy_ = sums.energy;
     summarise(sums.rss);
@@ -145,16 +147,7 @@ class Trainer {
   // Rows in m segments, a refresh before each; a segment's new codes replace its old terms.
   void segmented_loop() {
     const Index n = rows_.count, m = o_.refreshes_per_epoch;
-    std::vector<double> energies(size(n));
     Codes& codes = codes_[last_codes_];
-    {  // the energies of pass 0, which the pass did not keep
-      const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
-      PassSums sums;
-      StepSeconds unused;
-      run_pass(pack_, 0, n, 0, router, s_,
-               {codes.indices.data(), codes.codes.data(), energies.data(), nullptr, nullptr, nullptr}, sums, counters_,
-               route_, unused);
-    }
     std::vector<float> next;
     for (Index e = 1; e <= o_.max_iter; ++e) {
       EpochRecord record;
@@ -167,7 +160,7 @@ class Trainer {
         if (part == 0) {
           reservoir_.clear();
           const RowBlock unused{nullptr, 0, n};
-          reservoir_.add(unused, 0, energies.data(), codes.indices.data(), codes.codes.data());
+          reservoir_.add(unused, 0, energies_.data(), codes.indices.data(), codes.codes.data());
         }
         Step step = next_decoder(step_input(work, dead, o_.revive && part == 0), next, record.seconds);
         if (part == 0) {
@@ -184,7 +177,7 @@ class Trainer {
         const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
         PassSums sums;
         run_pass(pack_, begin, end, begin, router, s_,
-                 {codes.indices.data() + begin * s_, codes.codes.data() + begin * s_, energies.data() + begin,
+                 {codes.indices.data() + begin * s_, codes.codes.data() + begin * s_, energies_.data() + begin,
                   &statistics_, nullptr, nullptr},
                  sums, counters_, route_, record.seconds);
       }
@@ -193,7 +186,7 @@ class Trainer {
         accumulate(0, n, 1.0);
       }
       double rss = 0.0;
-      for (const double energy : energies) rss += energy;
+      for (const double energy : energies_) rss += energy;
       summarise(rss);
       if (!close_epoch(record, revived)) return;
     }
@@ -310,6 +303,7 @@ class Trainer {
   Codes codes_[2];
   int last_codes_ = 0, best_codes_ = 0;
   double energy_ = 0.0, seed_seconds_ = 0.0;
+  std::vector<double> energies_;  // [N] of the residuals, with segments
   std::vector<double> ev_path_;
   std::vector<EpochRecord> epochs_;
   Index plateau_ = 0;

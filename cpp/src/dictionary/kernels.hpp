@@ -33,6 +33,8 @@ struct Kernels {
   float (*nth_magnitude)(const float* s, Index n, Index vectors, Index want);
   // Appends first + i and |s[i]| of the entries with |s[i]| >= threshold, ascending; returns how many.
   Index (*at_least)(const float* s, Index n, float threshold, std::uint32_t first, std::uint32_t* index, float* value);
+  // out = b - sum_j c_j g_j in float, for scores that only discard.
+  void (*subtract_rows)(const float* b, Index n, const float* const* g, const float* c, Index count, float* out);
 };
 
 const Kernels& kernels() noexcept;  // of the instruction set in use (linalg::instruction_set)

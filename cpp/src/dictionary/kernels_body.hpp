@@ -305,12 +305,33 @@ Index at_least(const float* s, Index n, float threshold, std::uint32_t first, st
   return count;
 }
 
+typedef float Strip __attribute__((vector_size(64)));
+
+void subtract_rows(const float* b, Index n, const float* const* g, const float* c, Index count, float* out) {
+  Index i = 0;
+  for (; i + 64 <= n; i += 64) {
+    Strip v[4];
+    __builtin_memcpy(v, b + i, sizeof v);
+    for (Index j = 0; j < count; ++j) {
+      Strip w[4];
+      __builtin_memcpy(w, g[j] + i, sizeof w);
+      for (int q = 0; q < 4; ++q) v[q] -= c[j] * w[q];
+    }
+    __builtin_memcpy(out + i, v, sizeof v);
+  }
+  for (; i < n; ++i) {
+    float v = b[i];
+    for (Index j = 0; j < count; ++j) v -= c[j] * g[j][i];
+    out[i] = v;
+  }
+}
+
 #undef ARROWSCHUR_INLINE
 
 }  // namespace
 
 extern const Kernels kTable;
-const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,      &widen,         &dots,    &dots_wide,
-                     &square_norm,        &add_rows, &nth_magnitude, &at_least};
+const Kernels kTable{ARROWSCHUR_ISA_NAME, &s64,      &widen,         &dots,     &dots_wide,
+                     &square_norm,        &add_rows, &nth_magnitude, &at_least, &subtract_rows};
 
 }  // namespace arrowschur::dictionary::ARROWSCHUR_ISA

@@ -166,9 +166,9 @@ class Refresher {
     const bool cheap = m * m * m / 3.0 + 2.0 * m * m * columns <= 60.0 * static_cast<double>(entries) * columns;
     const bool direct = solver_ == Solver::automatic ? fits && cheap : solver_ == Solver::cholesky;
     if (direct) {
-      factor(members, last);
+      factor(members, last, nullptr);
     } else {
-      iterate(members, entries);
+      iterate(members, entries, last, fits && solver_ == Solver::automatic);
     }
   }
 
@@ -194,8 +194,10 @@ class Refresher {
     }
   }
 
-  void factor(const std::vector<Index>& members, bool last) {
+  // All right-hand sides, or those of some columns.
+  void factor(const std::vector<Index>& members, bool last, const std::vector<Index>* columns) {
     methods_ |= kCholesky;
+    const Index p = columns == nullptr ? p_ : static_cast<Index>(columns->size());
     const PackedTriangle layout{static_cast<Index>(members.size())};
     Buffer<double> space, rhs;
     double* a = nullptr;
@@ -221,8 +223,15 @@ class Refresher {
         to[i] = st_.a.diagonal(members[size(i)]);
       }
     }
-    double* b = gather(members, rhs);
-    const Probes probes(layout, a, ridge_, p_, b);
+    double* b = nullptr;
+    if (columns == nullptr) {
+      b = gather(members, rhs);
+    } else {
+      rhs = Buffer<double>(layout.n * p);
+      b = rhs.data();
+      each_entry(members, *columns, [&](Index at, double& value) { b[at] = value; });
+    }
+    const Probes probes(layout, a, ridge_, p, b);
     double largest = 0.0;
     for (Index i = 0; i < layout.n; ++i) {
       double& diagonal = a[layout.row(i) + i];
@@ -231,11 +240,11 @@ class Refresher {
     }
     double bump = 0.0;
     int attempt = 0;
-    while (linalg::solve_packed(layout, a, p_, b)) {
+    while (linalg::solve_packed(layout, a, p, b)) {
       if (attempt == 6) {
         for (Index i = 0; i < layout.n; ++i) {
           const double diagonal = std::max(a[layout.row(i) + i] - bump, 1e-12 * largest);
-          for (Index c = 0; c < p_; ++c) b[i * p_ + c] /= diagonal;
+          for (Index c = 0; c < p; ++c) b[i * p + c] /= diagonal;
         }
         break;
       }
@@ -245,11 +254,26 @@ class Refresher {
     }
     report_.bump = std::max(report_.bump, bump);
     sums_.residual += probes.residual_squared(b);
-    sums_.size += probes.size_squared();
-    scatter(members, b);
+    if (columns == nullptr) {
+      sums_.size += probes.size_squared();
+      scatter(members, b);
+    } else {
+      each_entry(members, *columns, [&](Index at, double& value) { value = b[at]; });
+    }
   }
 
-  void iterate(const std::vector<Index>& members, Index entries) {
+  // f(i columns + j, entry of B) over the members i and some columns j.
+  template <class F>
+  void each_entry(const std::vector<Index>& members, const std::vector<Index>& columns, F&& f) {
+    Index at = 0;
+    for (const Index k : members) {
+      for (const Index c : columns) f(at++, st_.b[k * p_ + c]);
+    }
+  }
+
+  // When the iterations have cost what a factorization does (an ill-conditioned system, of which the cost rule knows
+  // nothing), the columns that are left are factored instead, if the triangle fits.
+  void iterate(const std::vector<Index>& members, Index entries, bool last, bool may_factor) {
     methods_ |= kConjugateGradients;
     const Index m = static_cast<Index>(members.size());
     std::vector<std::uint32_t> place(size(members.back() + 1));
@@ -285,12 +309,28 @@ class Refresher {
     // Four arrays of the tile in float64: at most the bytes of B for all threads together.
     const Index share = st_.a.k() * p_ / (5 * m) / std::max(1, linalg::current_threads());
     const Index width = std::clamp<Index>(share, 1, 64);
-    const ColumnsReport columns = solve_columns(a, iteration_cap(a, ridge_), p_, b, start.data(), width);
+    Index cap = iteration_cap(a, ridge_);
+    if (may_factor) {
+      const auto n = static_cast<double>(m), c = static_cast<double>(p_);
+      const double as_much = (n * n * n / 3.0 + 2.0 * n * n * c) / (2.0 * static_cast<double>(entries) * c);
+      cap = std::min(cap, std::max<Index>(30, static_cast<Index>(as_much)));
+    }
+    const ColumnsReport columns = solve_columns(a, cap, p_, b, start.data(), width);
     report_.iterations = std::max(report_.iterations, columns.iterations);
-    report_.failed_columns += static_cast<Index>(columns.failed.size());
     sums_.residual += columns.residual;
     sums_.size += columns.size;
     scatter(members, b);
+    if (columns.failed.empty()) return;
+    if (may_factor) {
+      a = {};
+      rhs = {};
+      factor(members, last, &columns.failed);
+      return;
+    }
+    report_.failed_columns += static_cast<Index>(columns.failed.size());
+    for (const Index k : members) {
+      for (const Index c : columns.failed) st_.b[k * p_ + c] = static_cast<double>(previous_[k * p_ + c]);
+    }
   }
 
   Statistics& st_;

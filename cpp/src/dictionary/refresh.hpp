@@ -3,7 +3,7 @@
 //
 // By connected components of A: one atom is a division; otherwise a Cholesky factorization of the dense triangle where
 // m^3 / 3 + 2 m^2 P flops are at most 60 per stored entry and column (and the triangle fits the budget), else conjugate
-// gradients. The largest component is factored where A lies: A is garbage afterwards, and B is the solution.
+// gradients, whose unsolved columns are factored after all when the iterations have cost as much. The largest component is factored where A lies: A is garbage afterwards, and B is the solution.
 #pragma once
 
 #include "arrowschur/dictionary.hpp"

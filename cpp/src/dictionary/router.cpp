@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "linalg/blas.hpp"
 #include "linalg/pool.hpp"
 
 namespace arrowschur::dictionary {
@@ -11,6 +12,8 @@ namespace {
 
 // A greedy router stops when no atom explains more than this fraction of the row.
 constexpr double kNothingLeft = 1e-12;
+// Beyond the caches, rows of the Gram matrix cost more than the products that they save.
+constexpr Index kMostGramBytes = Index{32} << 20;
 
 std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 
@@ -61,14 +64,23 @@ RowRouter::RowRouter(const float* d, Index k, Index p, const RouteSettings& sett
       live_[size(a)] = square_[size(a)] > 0.0 ? 1 : 0;
     }
   });
+  // omp: s products of residuals with all atoms, 2 s K P flops a row, or one and 2 K s^2 with the Gram matrix of the atoms.
+  const Index s = settings.s;
+  if (settings.router != Router::omp || s * s >= (s - 1) * p || 4 * k * k > kMostGramBytes) return;
+  gram_ = linalg::Buffer<float>(k * k);
+  linalg::parallel_for((k + kAtoms - 1) / kAtoms, [&](Index task) {
+    const Index first = task * kAtoms, count = std::min(kAtoms, k - first);
+    linalg::blas().f32.gemm('T', 'N', k, count, p, 1.0f, d, p, d + first * p, p, 0.0f, gram_.data() + first * k, k);
+  });
 }
 
 void RowRouter::route(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const {
   const Index s = settings_.s;
-  // omp keeps factors of all rows of a block
-  const Index most = settings_.router == Router::omp
-                         ? std::max<Index>(16, std::min(kBlockRows, (Index{1} << 19) / (s * s)))
-                         : kBlockRows;
+  Index most = kBlockRows;
+  if (settings_.router == Router::omp) {  // factors, or the scores of all atoms, of a block of rows
+    const Index fit = gram_.size() > 0 ? (Index{1} << 17) / k_ : (Index{1} << 19) / (s * s);
+    most = std::clamp<Index>(fit, 16, kBlockRows);
+  }
   const Index step = std::max<Index>(1, std::min(most, (x.count + 7) / 8));  // eight tasks where a block is small
   linalg::parallel_for((x.count + step - 1) / step, [&](Index task) {
     const Index first = task * step, count = std::min(step, x.count - first);
@@ -82,7 +94,11 @@ void RowRouter::route(const RowBlock& x, const RouteOutput& out, RouteCounters& 
 
 void RowRouter::block(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const {
   if (settings_.router == Router::omp) {
-    pursuit(x, out, counters);
+    if (gram_.size() > 0) {
+      pursuit_by_gram(x, out, counters);
+    } else {
+      pursuit(x, out, counters);
+    }
   } else {
     correlation(x, out, counters);
   }
@@ -322,6 +338,108 @@ void RowRouter::pursuit(const RowBlock& x, const RouteOutput& out, RouteCounters
   for (Index i = 0; i < rows; ++i) {
     finish_row(squares[size(i)], codes[size(i)], atoms.data() + i * s, out, i);
   }
+}
+
+// The same choices from float scores b - sum_j c_j G_j with the Gram matrix of the atoms, row after row. Scores and Gram
+// entries are off by gamma |x| and gamma, the sum of n + 1 terms rounds 2 n times.
+void RowRouter::pursuit_by_gram(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const {
+  const Kernels& kernel = kernels();
+  const Index s = settings_.s;
+  linalg::Buffer<float> scores(x.count * k_), left(k_), value(k_ + 16);
+  linalg::Buffer<std::uint32_t> found(k_ + 16);
+  {
+    const StepTimer timer(counters.route_nanoseconds);
+    linalg::blas().f32.gemm('T', 'N', k_, x.count, p_, 1.0f, d_, p_, x.data, x.stride, 0.0f, scores.data(), k_);
+  }
+  counters.flops = counters.flops +
+                   2.0 * static_cast<double>(x.count) * static_cast<double>(k_) * static_cast<double>(p_ + s * s / 2);
+  const StepTimer timer(counters.code_nanoseconds);
+  Work work(p_, s, 2, s);
+  RowCode code(s, settings_.code_ridge);
+  std::vector<const float*> gram(size(s));
+  std::vector<float> weights(size(s));
+  linalg::Buffer<double> residual(padded(p_));
+  std::vector<double> exact(size(k_));
+  Index rescored = 0, crowded = 0;
+  for (Index i = 0; i < x.count; ++i) {
+    code.clear();
+    const double square = kernel.s64(x[i], x[i], p_), norm = std::sqrt(square);
+    kernel.widen(x[i], p_, work.wide.data());
+    double reach = norm;  // |x| + sum_j |c_j|
+    for (Index n = 0; n < s && square > 0.0; ++n) {
+      float* score = scores.data() + i * k_;
+      if (n > 0) {
+        kernel.subtract_rows(score, k_, gram.data(), weights.data(), n, left.data());
+        score = left.data();
+        for (Index j = 0; j < n; ++j) score[work.atoms[size(j)]] = 0.0f;
+      }
+      const double eps = score_error(reach, p_) + static_cast<double>(2 * n + 4) * 0x1p-23 * reach;
+      const double least = static_cast<double>(kernel.nth_magnitude(score, k_, 1, 1)) - 2.0 * eps;
+      Index count =
+          kernel.at_least(score, k_, std::nextafterf(static_cast<float>(least), -1.0f), 0, found.data(), value.data());
+      if (n > 0 && count > 1 + 8) {
+        // A row that is nearly explained: its residual is below the float error. In float64 it discards once more.
+        ++crowded;
+        std::copy_n(work.wide.data(), padded(p_), residual.data());
+        for (Index j = 0; j < n; ++j) {
+          const double c = code.codes()[j];
+          for (Index q = 0; q < p_; ++q) residual[q] -= c * static_cast<double>(work.rows[size(j)][q]);
+        }
+        kernel.dots(residual.data(), d_, p_, found.data(), count, exact.data());
+        double most = 0.0;
+        const auto chosen = [&](std::uint32_t a) {
+          return std::find(work.atoms.begin(), work.atoms.begin() + n, a) != work.atoms.begin() + n;
+        };
+        for (Index q = 0; q < count; ++q) {
+          if (!chosen(found[q])) most = std::max(most, std::abs(exact[size(q)]));
+        }
+        const double floor = most - static_cast<double>(p_) * 0x1p-48 * reach;
+        Index kept = 0;
+        for (Index q = 0; q < count; ++q) {
+          if (std::abs(exact[size(q)]) >= floor) found[kept++] = found[q];
+        }
+        count = kept;
+      }
+      double top = 0.0, top_b = 0.0;
+      std::uint32_t pick = 0;
+      for (Index q = 0; q < count; ++q) {
+        const std::uint32_t a = found[q];
+        if (live_[a] == 0 || std::find(work.atoms.begin(), work.atoms.begin() + n, a) != work.atoms.begin() + n)
+          continue;
+        double b = 0.0;
+        kernel.dots(work.wide.data(), d_, p_, &a, 1, &b);
+        double r = b;
+        if (n > 0) {
+          kernel.widen(d_ + static_cast<Index>(a) * p_, p_, work.selected.data());
+          kernel.dots(work.selected.data(), d_, p_, work.atoms.data(), n, work.scores.data());
+          for (Index j = 0; j < n; ++j) r -= code.codes()[j] * work.scores[size(j)];
+        }
+        r = std::abs(r);
+        if (r > top) {  // atoms ascend: a tie stays with the lower one
+          top = r;
+          top_b = b;
+          pick = a;
+          std::copy_n(work.scores.begin(), n, work.own.begin());
+        }
+      }
+      rescored += count;
+      if (top <= kNothingLeft * norm) break;
+      work.own[size(n)] = square_[pick];
+      work.atoms[size(n)] = pick;
+      work.rows[size(n)] = d_ + static_cast<Index>(pick) * p_;
+      gram[size(n)] = gram_.data() + static_cast<Index>(pick) * k_;
+      code.append(top_b, work.own.data());
+      code.solve(x[i], work.rows.data(), p_);
+      reach = norm;
+      for (Index j = 0; j <= n; ++j) {
+        weights[size(j)] = static_cast<float>(code.codes()[j]);
+        reach += std::abs(code.codes()[j]);
+      }
+    }
+    finish_row(square, code, work.atoms.data(), out, i);
+  }
+  counters.rescored.fetch_add(rescored, std::memory_order_relaxed);
+  counters.rescanned.fetch_add(crowded, std::memory_order_relaxed);
 }
 
 }  // namespace arrowschur::dictionary

@@ -54,6 +54,7 @@ class RowRouter {
   void block(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const;
   void correlation(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const;
   void pursuit(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const;
+  void pursuit_by_gram(const RowBlock& x, const RouteOutput& out, RouteCounters& counters) const;
   // The `want` best atoms of a row by the order above, from its candidates or, when crowded, from all.
   void best(const CandidateLists& lists, Index row, const double* wide, Index want, Work& work,
             RouteCounters& counters) const;
@@ -65,6 +66,7 @@ class RowRouter {
   RouteSettings settings_;
   std::vector<double> square_;  // [k] s64(d, d)
   std::vector<char> live_;
+  linalg::Buffer<float> gram_;  // [k, k] for omp, where it pays
 };
 
 }  // namespace arrowschur::dictionary

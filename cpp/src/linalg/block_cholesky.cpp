@@ -22,7 +22,7 @@ class Solver {
         b_(b),
         blas_(blas().f64),
         blocks_(layout.blocks()),
-        panels_(p == 0 ? 0 : std::max((p + 255) / 256, std::min<Index>(4, (p + 31) / 32))),
+        panels_(p == 0 ? 0 : std::max((p + 255) / 256, std::min<Index>(8, (p + 95) / 96))),
         width_(panels_ == 0 ? 0 : ((p + panels_ - 1) / panels_ + 7) / 8 * 8),
         done_(static_cast<std::size_t>(blocks_ * (blocks_ + panels_))) {
     if (width_ > 0) panels_ = (p + width_ - 1) / width_;  // the rounded width may need fewer

@@ -209,6 +209,18 @@ TEST(ComponentsAreSolvedApart) {
   }
 }
 
+// Fewer rows than atoms, and a ridge that is no help to conjugate gradients: the rule of costs chooses them, and the
+// factorization ends it.
+TEST(IllConditionedSystemsAreFactoredInTheEnd) {
+  const System y = random_system(900, 1, 8, 4, 900);
+  const Solved got = solve(y, kDense, Solver::automatic, 1e-7);
+  CHECK_EQUAL(got.report.method, "mixed");
+  CHECK_EQUAL(got.report.failed_columns, 0);
+  const Matrix b = y.b();
+  CHECK(((y.a() + 1e-7 * Matrix::Identity(900, 900)) * got.d - b).norm() <= 1e-10 * b.norm());
+  CHECK(got.report.relative_residual <= 1e-10);
+}
+
 TEST(SingularSystemsAreBumped) {
   System y = random_system(400, 8, 16, 21, 50);
   for (std::size_t e = 0; e < y.indices.size(); e += 3) {  // atom 399 always fires with 398, equally
