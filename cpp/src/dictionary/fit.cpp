@@ -49,7 +49,7 @@ class Trainer {
     now_.d = seed_decoder(pack_, p_, o_, given);
     seed_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
     for (Codes& c : codes_) {
-      if (&c != codes_ && o_.keep == Keep::last) break;
+      if (&c != codes_ && one_buffer()) break;
       c.indices.resize(size(rows_.count * s_));
       c.codes.resize(size(rows_.count * s_));
     }
@@ -67,16 +67,25 @@ class Trainer {
       }
     } catch (const Interrupted&) {
       stop_ = StopReason::interrupted;
+      if (o_.refreshes_per_epoch > 1) {
+        now_.epoch = static_cast<Index>(epochs_.size());
+      } else {
+        now_ = best_;
+      }
     }
-    if (o_.refreshes_per_epoch > 1) close_segments();
+    // In the one buffer, codes of several decoders have met: of the segments, or of a pass that was cut short.
+    if (o_.refreshes_per_epoch > 1 || (one_buffer() && stop_ == StopReason::interrupted)) closing_pass();
     return result();
   }
 
  private:
+  // Whether no pass is kept while another is made.
+  bool one_buffer() const { return o_.keep == Keep::last || o_.refreshes_per_epoch > 1; }
+
   // Route, code and accumulate all rows with now_.d.
   void pass(StepSeconds& seconds) {
     const RowRouter router(now_.d.data(), k_, p_, route_settings(o_));
-    const int into = o_.keep == Keep::last || best_codes_ != 0 ? 0 : 1;  // not where the best ones are
+    const int into = one_buffer() || best_codes_ != 0 ? 0 : 1;  // not where the best ones are
     statistics_.clear();
     reservoir_.clear();
     PassSums sums;
@@ -192,8 +201,8 @@ class Trainer {
     }
   }
 
-  // The stored codes belong to many decoders: one more pass makes those of the last.
-  void close_segments() {
+  // One more pass makes all stored codes those of now_.d.
+  void closing_pass() {
     const linalg::InterruptShield whole;
     StepSeconds unused;
     pass(unused);
