@@ -166,13 +166,13 @@ class Trainer {
         const Index begin = n * part / m, end = n * (part + 1) / m;
         if (begin == end) continue;
         Statistics work(statistics_);
-        if (part == 0) {
+        if (begin == 0) {
           reservoir_.clear();
           const RowBlock unused{nullptr, 0, n};
           reservoir_.add(unused, 0, energies_.data(), codes.indices.data(), codes.codes.data());
         }
-        Step step = next_decoder(step_input(work, dead, o_.revive && part == 0), next, record.seconds);
-        if (part == 0) {
+        Step step = next_decoder(step_input(work, dead, o_.revive && begin == 0), next, record.seconds);
+        if (begin == 0) {
           revived = step.revived;
           record.refresh = step.refresh;
         } else {
