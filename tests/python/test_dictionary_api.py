@@ -431,6 +431,54 @@ def test_an_interrupted_fit_keeps_its_best_state(moment: str, dtype: str) -> Non
     assert raised.value.fit is estimator.result_
 
 
+class Number:
+    """A number that is a Ctrl-C when its time has come."""
+
+    left = -1
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __float__(self) -> float:
+        Number.left -= 1
+        if Number.left == 0:
+            raise KeyboardInterrupt
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep": "best"}, {"keep": "last"}, {"refreshes_per_epoch": 3}], ids=["best", "last", "segments"]
+)
+def test_an_interrupt_inside_a_pass_mixes_no_codes(options: dict[str, Any]) -> None:
+    plain = X[:300, :8]
+    rows = np.array([[Number(v) for v in row] for row in plain.tolist()], dtype=object)
+
+    def callback(record: Any) -> None:
+        if record.epoch == 2:
+            Number.left = 1500  # of the 2400 numbers of a pass
+
+    estimator = asn.SparseDictionary(
+        n_components=12,
+        n_nonzero_coefs=2,
+        max_iter=9,
+        tol=0.0,
+        patience=0,
+        batch_size=32,
+        callback=callback,
+        output="pair",
+        **options,
+    )
+    with pytest.raises(asn.dictionary.FitInterrupted):
+        estimator.fit(rows)
+    fit = estimator.result_
+    assert fit.n_iter == 2
+    assert fit.best_epoch <= 2
+    indices, codes = estimator.transform(plain)
+    np.testing.assert_array_equal(indices, fit.indices)
+    np.testing.assert_array_equal(codes, fit.codes)
+    assert estimator.score(plain) == pytest.approx(fit.explained_variance, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "fit",
     [

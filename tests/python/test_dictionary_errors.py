@@ -369,6 +369,24 @@ def test_doubles_beyond_the_range_of_float32_train() -> None:
     assert np.allclose(fit.ev_path, expected.ev_path, atol=1e-6)
 
 
+@pytest.mark.parametrize(("factor", "ridge"), [(2.0**-1000, 1e-6), (1.0, 1e305)], ids=["data", "ridge"])
+def test_a_ridge_far_above_the_data_leaves_directions(factor: float, ridge: float) -> None:
+    fit = asn.fit_sparse_dictionary(X.astype(np.float64) * factor, **FIVE, decoder_ridge=ridge)
+    expected = asn.fit_sparse_dictionary(X, **FIVE, decoder_ridge=1e80)
+    assert fit.dormant == 0
+    assert np.allclose(np.linalg.norm(fit.decoder, axis=1), 1.0, atol=1e-6)
+    assert np.allclose(fit.ev_path, expected.ev_path, atol=1e-9)
+
+
+def test_atoms_are_revived_where_segments_outnumber_rows() -> None:
+    start = np.eye(8, X.shape[1])
+    fit = asn.fit_sparse_dictionary(
+        X[:5], n_components=8, n_nonzero_coefs=1, dict_init=start, max_iter=2, refreshes_per_epoch=8
+    )
+    assert fit.epochs[0].revived > 0
+    assert fit.explained_variance > 0.99
+
+
 def test_threads_share_a_model(trained: asn.SparseDictionary) -> None:
     expected = bits(*trained.transform(X))
     found: list[Any] = []

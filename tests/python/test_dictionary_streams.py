@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,3 +200,48 @@ def test_fit_forgets_what_partial_fit_learned() -> None:
     estimator = model(output="pair").partial_fit(X[:500])
     estimator.fit(X)
     assert bits(estimator.components_) == bits(model().fit(X).components_)
+
+
+def test_rows_that_are_refused_change_nothing() -> None:
+    bad = X[:200].copy()
+    bad[150, 3] = 2.0**80
+    spoilt = X[:200].copy()
+    spoilt[150, 3] = np.nan
+
+    learner = asn.SparseDictionary(n_components=24, n_nonzero_coefs=2, batch_size=16).partial_fit(X[:500])
+    stream = asn.SparseDictionaryStream(X[:500], n_components=24, n_nonzero_coefs=2, batch_size=16)
+    stream.partial_fit(X[:100])
+    before = learner._stream._core.save(), stream._core.save()
+    for rows in (bad, bad.astype(np.float64), spoilt, X[:200, :5]):
+        for fit in (learner.partial_fit, stream.partial_fit):
+            with pytest.raises(asn.InvalidArgument):
+                fit(rows)
+    assert (learner._stream._core.save(), stream._core.save()) == before
+
+
+@pytest.mark.parametrize("budget", [2**30, 2**20], ids=["dense", "lists"])
+def test_a_damaged_state_is_refused_or_harmless(budget: int) -> None:
+    atoms = 24 if budget == 2**30 else 500
+    stream = asn.SparseDictionaryStream(X[:600], n_components=atoms, n_nonzero_coefs=2, refresh_memory_bytes=budget)
+    stream.partial_fit(X[:400])
+    stream.end_epoch()
+    stream.partial_fit(X[:400])
+    state = stream._core.save()
+    random = np.random.default_rng(1)
+    refused = 0
+    for trial in range(400):
+        damaged = bytearray(state)
+        # Sizes, options and indices are where a wrong byte could lead astray: the head, and anywhere.
+        at = int(random.integers(300 if trial % 2 else len(state)))
+        damaged[at] ^= int(random.integers(1, 256))
+        if trial % 10 == 0:
+            del damaged[at:]
+        try:
+            read = asn._core.DictionaryStream.load(bytes(damaged))
+        except asn.InvalidArgument:
+            refused += 1
+            continue
+        with contextlib.suppress(asn.ArrowError, asn.InvalidArgument):
+            read.end_epoch()
+            read.finalize()
+    assert 100 < refused < 400

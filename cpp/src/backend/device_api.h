@@ -194,7 +194,7 @@ typedef struct ArrowschurDeviceBatch {
 // A dictionary whose atoms are to be chosen from (cpp/src/dictionary/router.hpp), in float32.
 typedef struct ArrowschurDeviceAtoms {
   int64_t count, width;  // K, P
-  const float* atoms;  // [K, P]; each of norm 1 within 2^-20, or zeros: never chosen
+  const float* atoms;  // [K, P]; each of norm 1 within 2^-16, or zeros: never chosen
 } ArrowschurDeviceAtoms;
 #define ARROWSCHUR_ROUTE_MAX 128  // most atoms that are looked for in a row
 

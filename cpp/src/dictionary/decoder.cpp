@@ -122,7 +122,8 @@ Step next_decoder(const StepInput& in, std::vector<float>& next, StepSeconds& se
   next.assign(in.d, in.d + k * p);
   auto start = Clock::now();
   if (alive > 0) {
-    const double ridge = in.ridge * (in.ridge_relative ? trace / static_cast<double>(alive) : 1.0);
+    // Far above A the direction of D = B / ridge does not depend on it any more, and squares of D must not underflow.
+    const double ridge = std::min(in.ridge * (in.ridge_relative ? trace / static_cast<double>(alive) : 1.0), 0x1p300);
     std::optional<Statistics> kept;
     if (in.unit_sweep && !in.profile) kept.emplace(in.statistics);  // a leading direction is final
     if (in.profile) {

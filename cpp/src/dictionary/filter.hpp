@@ -1,7 +1,7 @@
 // Which atoms can be among the s of largest |s64(x, d)|: a tiled float product discards the rest.
 //
 // A float score s' misses the true one by at most eps = gamma |x|, gamma = P u / (1 - P u), u = 2^-24, for atoms of norm
-// at most 1 + 2^-20 (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 2002, section 3.1: any order of
+// at most 1 + 2^-16 (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 2002, section 3.1: any order of
 // summation). With tau the s-th largest |s'| of a row, every true winner has |s'| >= tau - 2 eps. So the supports do not
 // depend on the order in which a BLAS sums, on the tile, the minibatch, the threads or the instruction set.
 #pragma once

@@ -51,7 +51,7 @@ class Trainer {
     now_.d = seed_decoder(pack_, p_, o_, given);
     seed_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
     for (Codes& c : codes_) {
-      if (&c != codes_ && o_.keep == Keep::last) break;
+      if (&c != codes_ && one_buffer()) break;
       c.indices.resize(size(rows_.count * s_));
       c.codes.resize(size(rows_.count * s_));
     }
@@ -69,8 +69,14 @@ class Trainer {
       }
     } catch (const Interrupted&) {
       stop_ = StopReason::interrupted;
+      if (o_.refreshes_per_epoch > 1) {
+        now_.epoch = static_cast<Index>(epochs_.size());
+      } else {
+        now_ = best_;
+      }
     }
-    if (o_.refreshes_per_epoch > 1) close_segments();
+    // In the one buffer, codes of several decoders have met: of the segments, or of a pass that was cut short.
+    if (o_.refreshes_per_epoch > 1 || (one_buffer() && stop_ == StopReason::interrupted)) closing_pass();
     return result();
   }
 
@@ -80,10 +86,13 @@ class Trainer {
     return {now_.d.data(), k_, p_, route_settings(o_), device_.with(now_.d.data())};
   }
 
+  // Whether no pass is kept while another is made.
+  bool one_buffer() const { return o_.keep == Keep::last || o_.refreshes_per_epoch > 1; }
+
   // Route, code and accumulate all rows with now_.d.
   void pass(StepSeconds& seconds) {
     const RowRouter router = router_of_now();
-    const int into = o_.keep == Keep::last || best_codes_ != 0 ? 0 : 1;  // not where the best ones are
+    const int into = one_buffer() || best_codes_ != 0 ? 0 : 1;  // not where the best ones are
     statistics_.clear();
     reservoir_.clear();
     PassSums sums;
@@ -164,13 +173,13 @@ class Trainer {
         const Index begin = n * part / m, end = n * (part + 1) / m;
         if (begin == end) continue;
         Statistics work(statistics_);
-        if (part == 0) {
+        if (begin == 0) {
           reservoir_.clear();
           const RowBlock unused{nullptr, 0, n};
           reservoir_.add(unused, 0, energies_.data(), codes.indices.data(), codes.codes.data());
         }
-        Step step = next_decoder(step_input(work, dead, o_.revive && part == 0), next, record.seconds);
-        if (part == 0) {
+        Step step = next_decoder(step_input(work, dead, o_.revive && begin == 0), next, record.seconds);
+        if (begin == 0) {
           revived = step.revived;
           record.refresh = step.refresh;
         } else {
@@ -199,8 +208,8 @@ class Trainer {
     }
   }
 
-  // The stored codes belong to many decoders: one more pass makes those of the last.
-  void close_segments() {
+  // One more pass makes all stored codes those of now_.d.
+  void closing_pass() {
     const linalg::InterruptShield whole;
     StepSeconds unused;
     pass(unused);

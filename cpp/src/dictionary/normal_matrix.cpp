@@ -71,6 +71,37 @@ void NormalMatrix::forget(Index atom) {
   }
 }
 
+void NormalMatrix::restrict_to(const std::vector<char>& live) {
+  std::vector<Index> others;
+  for (Index k = 0; k < k_; ++k) {
+    if (live[static_cast<std::size_t>(k)] == 0) others.push_back(k);
+  }
+  if (others.empty()) return;
+  constexpr Index kRows = 64;
+  linalg::parallel_for_if(k_ >= 512, (k_ + kRows - 1) / kRows, [&](Index task) {
+    for (Index r = task * kRows; r < std::min(k_, (task + 1) * kRows); ++r) {
+      if (live[static_cast<std::size_t>(r)] == 0) {
+        diagonal(r) = 0.0;
+        if (dense_) {
+          std::fill_n(row(r), r, 0.0);
+        } else {
+          list(r) = {};
+        }
+      } else if (dense_) {
+        for (const Index l : others) {
+          if (l >= r) break;
+          row(r)[l] = 0.0;
+        }
+      } else {
+        List& a = list(r);
+        for (std::size_t j = 0; j < a.columns.size(); ++j) {
+          if (live[a.columns[j]] == 0) a.values[j] = 0.0;
+        }
+      }
+    }
+  });
+}
+
 NormalMatrix NormalMatrix::copy() const {
   NormalMatrix other(k_, dense_ ? std::numeric_limits<Index>::max() : 0);
   if (dense_) {

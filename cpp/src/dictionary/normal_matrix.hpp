@@ -21,6 +21,8 @@ class NormalMatrix {
   void clear();
   void scale(double beta);
   void forget(Index k);  // row and column k become zeros
+  // Rows and columns of the other atoms become zeros.
+  void restrict_to(const std::vector<char>& live);
   Index nbytes() const noexcept;
   NormalMatrix copy() const;
 

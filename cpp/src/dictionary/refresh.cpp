@@ -118,6 +118,9 @@ class Refresher {
       : st_(st), p_(p), previous_(previous), ridge_(ridge), budget_(budget), solver_(solver) {}
 
   RefreshReport run(const std::vector<char>& live) {
+    // An atom that is out may still share entries with others: forgotten rows leave some, and taking codes away leaves
+    // rounding.
+    st_.a.restrict_to(live);
     const Components components = find_components(st_.a, live);
     report_.components = static_cast<Index>(components.members.size());
     report_.nnz = components.nnz;

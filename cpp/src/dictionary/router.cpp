@@ -232,7 +232,7 @@ void RowRouter::correlation(const RowBlock& x, const RouteOutput& out, RouteCoun
     }
     lists.collect(x.data, x.stride, x.count, d_, k_, p_, eps.data(), live_.data());
   }
-  counters.flops = counters.flops + 2.0 * static_cast<double>(x.count) * static_cast<double>(k_ * p_);
+  counters.flops.fetch_add(2.0 * static_cast<double>(x.count) * static_cast<double>(k_ * p_));
   Index bytes = counters.score_bytes.load();
   while (bytes < lists.score_bytes() && !counters.score_bytes.compare_exchange_weak(bytes, lists.score_bytes())) {
   }
@@ -305,7 +305,7 @@ void RowRouter::pursuit(const RowBlock& x, const RouteOutput& out, RouteCounters
       const StepTimer timer(counters.route_nanoseconds);
       lists.collect(residual.data(), p_, rows, d_, k_, p_, eps.data(), live_.data(), atoms.data(), s, step);
     }
-    counters.flops = counters.flops + 2.0 * static_cast<double>(rows) * static_cast<double>(k_ * p_);
+    counters.flops.fetch_add(2.0 * static_cast<double>(rows) * static_cast<double>(k_ * p_));
     const StepTimer timer(counters.code_nanoseconds);
     for (Index i = 0; i < rows; ++i) {
       if (active[size(i)] == 0) continue;
@@ -383,8 +383,8 @@ void RowRouter::pursuit_by_gram(const RowBlock& x, const RouteOutput& out, Route
     const StepTimer timer(counters.route_nanoseconds);
     linalg::blas().f32.gemm('T', 'N', k_, x.count, p_, 1.0f, d_, p_, x.data, x.stride, 0.0f, scores.data(), k_);
   }
-  counters.flops = counters.flops +
-                   2.0 * static_cast<double>(x.count) * static_cast<double>(k_) * static_cast<double>(p_ + s * s / 2);
+  counters.flops.fetch_add(2.0 * static_cast<double>(x.count) * static_cast<double>(k_) *
+                           static_cast<double>(p_ + s * s / 2));
   const StepTimer timer(counters.code_nanoseconds);
   Work work(p_, s, 2, s);
   RowCode code(s, settings_.code_ridge);

@@ -117,6 +117,27 @@ void check_shape(const Rows& rows) {
 
 void check_finite(const Rows& rows, Index batch) { (void)checked_max(rows, batch); }
 
+void check_range(const Rows& rows, Index batch, int exponent) {
+  const double limit = std::ldexp(1.0, exponent + 60);
+  if (checked_max(rows, batch) <= limit) return;
+  const auto look = [&](Index first, Index count, const auto* x, Index stride) {
+    for (Index i = 0; i < count; ++i) {
+      for (Index c = 0; c < rows.width; ++c) {
+        const auto v = static_cast<double>(x[i * stride + c]);
+        if (std::abs(v) <= limit) continue;
+        throw invalid("value " + format_number(v) + " at row " + std::to_string(first + i) +
+                          " exceeds the range fixed by the seed sample",
+                      "X", format_number(v), "numbers within 2^60 times the range of the seed");
+      }
+    }
+  };
+  if (rows.dtype == DType::float32) {
+    Source<float>(rows, batch).each(look);
+  } else {
+    Source<double>(rows, batch).each(look);
+  }
+}
+
 void ShiftedSums::reset() {
   n_ = 0;
   for (auto* v : {&shift_, &s1_, &s2_}) std::fill(v->begin(), v->end(), 0.0);
@@ -226,8 +247,7 @@ void pack_rows(const T* x, Index stride, Index count, Index width, int exponent,
 
 RowBlock Packer::operator()(Index first, Index count) {
   const Index p = rows_->width;
-  if (in_place_ && !limited_)
-    return {static_cast<const float*>(rows_->data) + first * rows_->stride, rows_->stride, count};
+  if (in_place_) return {static_cast<const float*>(rows_->data) + first * rows_->stride, rows_->stride, count};
 
   const void* from = raw_.data();
   Index stride = p;
@@ -237,27 +257,7 @@ RowBlock Packer::operator()(Index first, Index count) {
   } else {
     rows_->read(first, count, raw_.data());
   }
-  if (limited_) {
-    const double limit = std::ldexp(1.0, exponent_ + 60);
-    const auto look = [&](const auto* x) {
-      for (Index i = 0; i < count; ++i) {
-        for (Index c = 0; c < p; ++c) {
-          const double v = static_cast<double>(x[i * stride + c]);
-          if (std::abs(v) > limit) {
-            throw invalid("value " + format_number(v) + " at row " + std::to_string(first + i) +
-                              " exceeds the range fixed by the seed sample",
-                          "X", format_number(v), "numbers within 2^60 times the range of the seed");
-          }
-        }
-      }
-    };
-    if (rows_->dtype == DType::float32) {
-      look(static_cast<const float*>(from));
-    } else {
-      look(static_cast<const double*>(from));
-    }
-  }
-  if (in_place_ || as_read_) return {static_cast<const float*>(from), stride, count};
+  if (as_read_) return {static_cast<const float*>(from), stride, count};
   const double* mean = mean_.empty() ? nullptr : mean_.data();
   if (rows_->dtype == DType::float32) {
     pack_rows(static_cast<const float*>(from), stride, count, p, exponent_, mean, packed_.data());

@@ -26,6 +26,8 @@ struct Moments {
 Moments examine(const Rows& rows, Index batch, std::optional<int> exponent = {});
 void check_shape(const Rows& rows);
 void check_finite(const Rows& rows, Index batch);
+// The same for a shard of a stream, whose values must not exceed 2^(e + 60) either.
+void check_range(const Rows& rows, Index batch, int exponent);
 
 // Shifted sums, ascending rows: S1 = sum (x - x_0), S2 = sum (x - x_0)^2 by column, x_0 the first row.
 class ShiftedSums {
@@ -61,13 +63,11 @@ class Packer {
   Index count() const noexcept { return rows_->count; }
   // Largest step through the rows: the minibatch, or more where nothing is packed.
   Index step(Index in_place_step) const noexcept { return in_place_ ? in_place_step : batch_; }
-  // A stream's range: values above 2^(e + 60) are an error (row numbers count from `first_row`).
-  void limit_range() noexcept { limited_ = true; }
 
  private:
   const Rows* rows_;
   int exponent_;
-  bool in_place_, as_read_ = false, limited_ = false;
+  bool in_place_, as_read_ = false;
   Index batch_;
   std::vector<double> mean_;  // scaled; empty: not centred
   linalg::Buffer<float> packed_;

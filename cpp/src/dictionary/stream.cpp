@@ -1,6 +1,7 @@
 // Training on shards.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "dictionary/archive.hpp"
 #include "dictionary/decoder.hpp"
@@ -66,10 +67,19 @@ struct Stream::State {
 
   double scale() const { return std::ldexp(1.0, exponent); }
 
+  // Before anything is counted: rows that are refused leave the state as it was.
+  void check_rows(const Rows& shard) const {
+    check_shape(shard);
+    if (shard.width != p) {
+      throw invalid("X has " + std::to_string(shard.width) + " features, but SparseDictionary is expecting " +
+                        std::to_string(p) + " features as input",
+                    "X", std::to_string(shard.width) + " features", std::to_string(p) + " features");
+    }
+    check_range(shard, o.batch_size, exponent);
+  }
+
   void pass(const Rows& shard, ShardReport& report) {
-    check_finite(shard, o.batch_size);
     Packer pack(shard, exponent, o.center ? &mean : nullptr, o.batch_size);
-    pack.limit_range();
     device.consider(shard.count, 1);
     const RowRouter router(d.data(), k, p, route_settings(o), device.with(d.data()));
     const double before = sums.rss;
@@ -195,12 +205,8 @@ ShardReport Stream::partial_fit(const Rows& shard) {
   State& st = *state_;
   ShardReport report;
   if (shard.count > 0) {
-    if (shard.width != st.p) {
-      throw invalid("X has " + std::to_string(shard.width) + " features, but SparseDictionary is expecting " +
-                        std::to_string(st.p) + " features as input",
-                    "X", std::to_string(shard.width) + " features", std::to_string(st.p) + " features");
-    }
     const linalg::ThreadScope threads(st.o.num_threads);
+    st.check_rows(shard);
     st.pass(shard, report);
   }
   for (const std::uint64_t f : st.statistics.fires) report.alive += f > 0 ? 1 : 0;
@@ -233,14 +239,15 @@ EpochRecord Stream::step(const Rows& rows, Index window_rows) {
     throw invalid("end_epoch must close the rows of partial_fit before a step", "rows",
                   std::to_string(st.sums.rows) + " open rows", "0 open rows");
   }
-  check_shape(rows);
+  const linalg::ThreadScope threads(st.o.num_threads);
+  st.check_rows(rows);
   const double beta = std::max(0.0, 1.0 - static_cast<double>(rows.count) / static_cast<double>(window_rows));
   st.statistics.a.scale(beta);
   for (double& v : st.statistics.b) v *= beta;
   std::fill(st.statistics.fires.begin(), st.statistics.fires.end(), 0);
   const linalg::InterruptShield whole;  // a step is one thing: forgetting cannot be taken back
-  (void)partial_fit(rows);
-  const linalg::ThreadScope threads(st.o.num_threads);
+  ShardReport unused;
+  st.pass(rows, unused);
   EpochRecord record = st.record_pass(st.statistics.fires);
   std::vector<char> dead(size(st.k));
   Statistics work(st.statistics);
@@ -302,13 +309,23 @@ Fit Stream::finalize() const {
 
 // ---- state to bytes ---------------------------------------------------------------------------------------------------
 struct StreamFile {
+  template <class Archive, class T>
+  static void choice(Archive& io, T& value, T last) {
+    auto number = static_cast<std::uint8_t>(value);
+    io(number);
+    if (number > static_cast<std::uint8_t>(last)) Reader::damaged();
+    value = static_cast<T>(number);
+  }
   template <class Archive>
   static void options(Archive& io, Options& o) {
-    io(o.n_components), io(o.n_nonzero_coefs), io(o.router), io(o.refine_factor), io(o.max_iter), io(o.tol);
+    io(o.n_components), io(o.n_nonzero_coefs), choice(io, o.router, Router::omp), io(o.refine_factor), io(o.max_iter),
+        io(o.tol);
     io(o.patience), io(o.code_ridge), io(o.decoder_ridge), io(o.decoder_ridge_relative), io(o.refreshes_per_epoch);
-    io(o.ridge), io(o.unit_sweep), io(o.profile_step);
-    io(o.center), io(o.init), io(o.batch_size), io(o.score_tile), io(o.revive), io(o.revive_min_fires);
-    io(o.revive_pool), io(o.refresh_memory_bytes), io(o.keep), io(o.keep_codes), io(o.device);
+    choice(io, o.ridge, Ridge::evidence), io(o.unit_sweep), io(o.profile_step);
+    io(o.center), choice(io, o.init, Init::sample), io(o.batch_size), io(o.score_tile), io(o.revive),
+        io(o.revive_min_fires);
+    io(o.revive_pool), io(o.refresh_memory_bytes), choice(io, o.keep, Keep::last), io(o.keep_codes);
+    choice(io, o.device, Device::required);
     int threads = o.num_threads.value_or(0);
     io(threads);
     o.num_threads = threads > 0 ? std::optional<int>(threads) : std::nullopt;
@@ -345,12 +362,44 @@ struct StreamFile {
     io(st.exponent), io(st.mean), io(st.d), moments(io, st.moments), reservoir(io, st.reservoir);
     io(st.sums), io(st.seconds), io(st.revived), io(st.idle), io(st.ev_path);
     Index count = static_cast<Index>(st.records.size());
-    io(count);
+    io.length(count, sizeof(double));
     st.records.resize(size(count));
     for (EpochRecord& r : st.records) record(io, r);
     io(st.best_d), io(st.best_fires), io(st.best_ev), io(st.best_rss), io(st.best_tss), io(st.best_l0);
-    io(st.best_epoch), io(st.plateau), io(st.converged), io(st.stop), io(st.route);
+    io(st.best_epoch), io(st.plateau), io(st.converged);
+    choice(io, st.stop, StopReason::interrupted), io(st.route);
     statistics(io, st.statistics, st.k);
+  }
+
+  // Whether the arrays of a file fit together: every index that will be followed leads somewhere.
+  static bool consistent(const Stream::State& st) {
+    const auto whole = [](const auto& v, Index n) { return static_cast<Index>(v.size()) == n; };
+    const auto at_least = [](const auto& v, Index n) { return static_cast<Index>(v.size()) >= n; };
+    const auto atom = [&](auto a) { return a >= 0 && static_cast<Index>(a) < st.k; };
+    const auto n = static_cast<Index>(st.records.size());
+    const Reservoir& r = st.reservoir;
+    const auto m = static_cast<Index>(r.heap_.size());
+    const auto entry = [&](const Reservoir::Entry& e) {
+      return e.energy >= 0.0 && std::isfinite(e.energy) && e.slot >= 0 && e.slot < m;
+    };
+    const auto ascending = [](const NormalMatrix::List& list, Index row) {
+      return list.columns.size() == list.values.size() &&
+             std::is_sorted(list.columns.begin(), list.columns.end(), std::less_equal<>()) &&
+             (list.columns.empty() || static_cast<Index>(list.columns.back()) < row);
+    };
+    if (!st.statistics.a.dense()) {
+      for (Index k = 0; k < st.k; ++k) {
+        if (!ascending(st.statistics.a.list(k), k)) return false;
+      }
+    }
+    return std::abs(st.exponent) <= 1100 && whole(st.d, st.k * st.p) && whole(st.mean, st.p) && whole(st.idle, st.k) &&
+           whole(st.statistics.fires, st.k) && whole(st.moments.shift_, st.p) && whole(st.moments.s1_, st.p) &&
+           whole(st.moments.s2_, st.p) && st.sums.rows >= 0 && whole(st.ev_path, n) &&
+           whole(st.best_d, n > 0 ? st.k * st.p : 0) && whole(st.best_fires, n > 0 ? st.k : 0) &&
+           std::all_of(st.revived.begin(), st.revived.end(), atom) && m <= r.capacity_ &&
+           std::all_of(r.heap_.begin(), r.heap_.end(), entry) && at_least(r.rows_, m * st.p) &&
+           at_least(r.indices_, m * st.s) && at_least(r.codes_, m * st.s) &&
+           std::all_of(r.indices_.begin(), r.indices_.end(), atom);
   }
 };
 
@@ -373,14 +422,17 @@ Stream Stream::load(std::string_view bytes) {
   check_stream(o);
   Index p = 0;
   io(p);
-  if (p < 1) Reader::damaged();
+  // The decoder and B are in the file, and A where it is dense: no space is made for what cannot be there.
+  const Index k = o.n_components;
+  const bool dense =
+      4.0 * static_cast<double>(k) * static_cast<double>(k + 128) <= static_cast<double>(o.refresh_memory_bytes);
+  const double least =
+      static_cast<double>(k) * (12.0 * static_cast<double>(p) + (dense ? 4.0 * static_cast<double>(k) : 8.0));
+  if (p < 1 || least > static_cast<double>(io.left())) Reader::damaged();
   auto state = std::make_unique<State>(o, p);
   StreamFile::state(io, *state);
-  const auto whole = [&](const auto& v, Index n) { return static_cast<Index>(v.size()) == n; };
-  if (!io.done() || !whole(state->d, state->k * p) || !whole(state->mean, p) || !whole(state->idle, state->k) ||
-      !whole(state->statistics.fires, state->k)) {
-    Reader::damaged();
-  }
+  if (!io.done() || !StreamFile::consistent(*state)) Reader::damaged();
+  (void)Model(state->d, k, p, state->mean, state->exponent);  // finite, of norm 1 or 0
   return Stream(std::move(state));
 }
 

@@ -221,6 +221,38 @@ TEST(IllConditionedSystemsAreFactoredInTheEnd) {
   CHECK(got.report.relative_residual <= 1e-10);
 }
 
+// Atoms that are out share entries of A with those that are in, before, between and behind them.
+TEST(EntriesOfAtomsThatAreOutDoNotCount) {
+  const System y = random_system(300, 6, 8, 17, 20);
+  const Matrix a = y.a(), b = y.b();
+  std::vector<char> live(300, 1);
+  std::vector<Index> in;
+  for (Index k = 0; k < 300; ++k) {
+    if (k % 3 == 0 || k / 50 == 2 || k > 290) live[static_cast<std::size_t>(k)] = 0;
+    if (live[static_cast<std::size_t>(k)] != 0) in.push_back(k);
+  }
+  const auto m = static_cast<Index>(in.size());
+  Matrix part(m, m), rhs(m, 8);
+  for (Index i = 0; i < m; ++i) {
+    rhs.row(i) = b.row(in[static_cast<std::size_t>(i)]);
+    for (Index j = 0; j < m; ++j) part(i, j) = a(in[static_cast<std::size_t>(i)], in[static_cast<std::size_t>(j)]);
+  }
+  const Matrix want = (part + 1e-3 * Matrix::Identity(m, m)).llt().solve(rhs);
+  const std::vector<float> previous(static_cast<std::size_t>(y.k * y.p), 0.0f);
+  for (const Solver solver : {Solver::automatic, Solver::cholesky, Solver::conjugate_gradients}) {
+    for (const Index budget : {kDense, kSparse}) {
+      Statistics st = y.statistics(budget);
+      const RefreshReport report = dictionary::refresh(st, y.p, live, previous.data(), 1e-3, kDense, solver);
+      CHECK(report.relative_residual <= 1e-10);
+      for (Index i = 0; i < m; ++i) {
+        const Index k = in[static_cast<std::size_t>(i)];
+        const Eigen::Map<const Eigen::RowVectorXd> got(st.b.data() + k * y.p, y.p);
+        CHECK((got - want.row(i)).norm() <= 1e-8 * (1.0 + want.row(i).norm()));
+      }
+    }
+  }
+}
+
 TEST(SingularSystemsAreBumped) {
   System y = random_system(400, 8, 16, 21, 50);
   for (std::size_t e = 0; e < y.indices.size(); e += 3) {  // atom 399 always fires with 398, equally
