@@ -78,8 +78,9 @@ def solve_batch(
     -----
     On the CPU a thread works on one system at a time, alone. A device takes systems with a dense cross block, rows of
     one size of at most 32 unknowns, and a border of at most 32 without callbacks; under `'auto'` the CPU solves the
-    others, those whose rows are to be lifted, and those whose backward error misses 1e-12. Under `'required'` these are
-    errors of their systems, or come as they are. The certificate is measured on the host. Releases the GIL.
+    others, those whose rows are to be lifted, and those whose certificate, where it is asked for, misses 1e-12. Under
+    `'required'` these are errors of their systems, or come as they are. The certificate is measured on the host.
+    Releases the GIL.
 
     Examples
     --------

@@ -33,9 +33,9 @@ struct BatchResult {
 // On a device: systems with a dense cross block, rows of one size of at most 32 unknowns, a border of at most 32 without
 // callbacks, under mode automatic, direct or sqrt_ba in float64. SolveOptions::device automatic takes it for eight such
 // systems or more with sum n (2 d k + d^2) >= 1e6 where the time model predicts it faster; the other systems, those whose
-// rows are to be lifted, and those whose certificate misses 1e-12 are the CPU's. Everything is sent at once and nothing
-// kept: execution_path gpu-reupload. `required`: every system on the device; one that it does not take, and a row that is
-// not positive definite, are errors of their systems.
+// rows are to be lifted, and those whose certificate, where it is asked for, misses 1e-12 are the CPU's. Everything is sent
+// at once and nothing kept: execution_path gpu-reupload. `required`: every system on the device; one that it does not take,
+// and a row that is not positive definite, are errors of their systems.
 std::vector<BatchResult> solve_batch(std::span<const ArrowSystem> systems, double ridge_t = 0.0,
                                      double ridge_beta = 0.0, const SolveOptions& = {});
 
